@@ -1,0 +1,125 @@
+package auth
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"iter"
+	"strings"
+	"time"
+)
+
+// Fingerprint names a credential without revealing it. For an API key it is
+// the SHA-256 of the whole key.
+type Fingerprint [32]byte
+
+// FingerprintOf returns the fingerprint of an API key. It does not allocate
+// for keys of up to 128 bytes.
+func FingerprintOf(key string) Fingerprint {
+	var buf [128]byte
+	if len(key) <= len(buf) {
+		return sha256.Sum256(buf[:copy(buf[:], key)])
+	}
+	return sha256.Sum256([]byte(key))
+}
+
+// String returns the first bytes in hex, enough to tell two apart in a test.
+func (f Fingerprint) String() string { return hex.EncodeToString(f[:6]) }
+
+// Method says how an identity was established.
+type Method string
+
+// The methods an upstream may see in X-Auth-Method.
+const (
+	MethodAPIKey        Method = "api_key"
+	MethodAccessToken   Method = "access_token"
+	MethodJWT           Method = "jwt"
+	MethodIntrospection Method = "introspection"
+	MethodSession       Method = "session"
+)
+
+// Methods lists every method, in the order documentation uses.
+func Methods() []Method {
+	return []Method{MethodAPIKey, MethodAccessToken, MethodJWT, MethodIntrospection, MethodSession}
+}
+
+// EnvironmentLive is the environment of keys that name no other.
+const EnvironmentLive = "live"
+
+// Identity is the immutable result of verifying a credential. Its strings
+// never alias memory that a cache may reuse.
+type Identity struct {
+	Subject      string
+	Method       Method
+	CredentialID string
+	Scopes       string // space-separated, sorted
+	Environment  string
+	Issuer       string
+	ClientID     string
+	Hint         string // what people see of the key: prefix and last four characters
+	Networks     string // space-separated CIDR prefixes, empty: from anywhere
+	Meta         string // see EncodeMeta
+	NotAfter     int64  // unix milliseconds, 0: never
+	Replaced     bool   // a rotation set NotAfter
+}
+
+// Expired reports whether the credential's lifetime ended at or before now.
+func (id *Identity) Expired(now time.Time) bool {
+	return id.NotAfter != 0 && now.UnixMilli() >= id.NotAfter
+}
+
+// HasScope reports whether scope is one of the identity's scopes.
+// It does not allocate; an empty scope is never held.
+func (id *Identity) HasScope(scope string) bool {
+	if scope == "" {
+		return false
+	}
+	rest := id.Scopes
+	for rest != "" {
+		var word string
+		word, rest, _ = strings.Cut(rest, " ")
+		if word == scope {
+			return true
+		}
+	}
+	return false
+}
+
+// MetaValue returns the metadata value stored under name, or "".
+func (id *Identity) MetaValue(name string) string {
+	for k, v := range DecodeMeta(id.Meta) {
+		if k == name {
+			return v
+		}
+	}
+	return ""
+}
+
+// Metadata is encoded as name, unit separator, value, record separator, which
+// neither names nor values may contain.
+const (
+	metaUnit   = "\x1f"
+	metaRecord = "\x1e"
+)
+
+// EncodeMeta packs metadata in the order of names, which the caller sorts.
+func EncodeMeta(names []string, values map[string]string) string {
+	var b strings.Builder
+	for _, n := range names {
+		b.WriteString(n + metaUnit + values[n] + metaRecord)
+	}
+	return b.String()
+}
+
+// DecodeMeta yields the names and values EncodeMeta packed.
+func DecodeMeta(s string) iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		for s != "" {
+			var rec string
+			rec, s, _ = strings.Cut(s, metaRecord)
+			k, v, _ := strings.Cut(rec, metaUnit)
+			if !yield(k, v) {
+				return
+			}
+		}
+	}
+}

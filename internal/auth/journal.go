@@ -1,0 +1,71 @@
+package auth
+
+import "encoding/hex"
+
+// Epoch is the random number of one unbroken history of a store. A store that
+// went back in time gets a new one.
+type Epoch [16]byte
+
+// String returns the epoch in hex.
+func (e Epoch) String() string { return hex.EncodeToString(e[:]) }
+
+// RowID is the random id of a journal row. Sequence numbers can repeat after
+// a restore, row ids cannot.
+type RowID [16]byte
+
+// String returns the id in hex.
+func (r RowID) String() string { return hex.EncodeToString(r[:]) }
+
+// Point is a place in a store's history: what a load was read at.
+type Point struct {
+	Epoch Epoch
+	Seq   int64
+	Row   RowID
+}
+
+// ParentKind says what several credentials have in common.
+type ParentKind string
+
+// The kinds of parents.
+const (
+	ParentOwner  ParentKind = "owner"
+	ParentClient ParentKind = "client"
+	ParentIssuer ParentKind = "issuer"
+)
+
+// Parent names something whose change concerns all its credentials.
+// The zero Parent names nothing.
+type Parent struct {
+	Kind ParentKind
+	Name string
+}
+
+// Parents are the things an identity depends on; unused ones are zero.
+type Parents [3]Parent
+
+// ParentsOf returns what the identity depends on. For keys the subject is the
+// owner's name.
+func ParentsOf(id *Identity) Parents {
+	var p Parents
+	if id.Method == MethodAPIKey && id.Subject != "" {
+		p[0] = Parent{ParentOwner, id.Subject}
+	}
+	if id.ClientID != "" {
+		p[1] = Parent{ParentClient, id.ClientID}
+	}
+	if id.Issuer != "" {
+		p[2] = Parent{ParentIssuer, id.Issuer}
+	}
+	return p
+}
+
+// Change is one row of the journal: something that can make a cached verdict
+// wrong.
+type Change struct {
+	Seq          int64
+	Row          RowID
+	At           int64 // unix milliseconds, by the writer's clock
+	Kind         string
+	Fingerprints []Fingerprint
+	Parent       Parent
+}

@@ -1,0 +1,31 @@
+package auth
+
+// Code is the machine-readable name of a refusal, as clients see it.
+type Code string
+
+// The codes of design section 3.4.
+const (
+	CodeCredentialInQuery Code = "credential_in_query"
+	CodeInvalidRequest    Code = "invalid_request"
+	CodeMissingCredential Code = "missing_credential"
+	CodeInvalidCredential Code = "invalid_credential"
+	CodeWrongEnvironment  Code = "wrong_environment"
+	CodeInsufficientScope Code = "insufficient_scope"
+	CodeNetworkNotAllowed Code = "network_not_allowed"
+	CodeNotAllowed        Code = "not_allowed"
+	CodeUnavailable       Code = "verification_unavailable"
+)
+
+// Refusal is an answer to a client other than letting it through. Detail is
+// shown to the client, Reason only to the decision log; neither ever contains
+// a credential.
+type Refusal struct {
+	Code   Code
+	Detail string
+	Reason string
+	Scopes string // the scopes that would do, for insufficient_scope
+}
+
+// Error makes a Refusal usable where Caddy wants an error. It contains no
+// input.
+func (r *Refusal) Error() string { return string(r.Code) }

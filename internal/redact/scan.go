@@ -1,0 +1,335 @@
+package redact
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+)
+
+// Names that are refused in a query, alone or as a part of a bracketed or
+// dotted name. As compared: lower case, alphanumerics only.
+var builtinNames = []string{
+	"apikey", "xapikey", "accesstoken", "idtoken", "refreshtoken", "authtoken",
+	"bearer", "jwt", "clientsecret", "authorization",
+}
+
+// Names that are refused as whole names only.
+var wholeNames = []string{"key", "token", "password"}
+
+// Names whose values may be JWTs: OpenID Connect sends requests, responses
+// and hints that way.
+var jwtNames = []string{"state", "response", "request", "idtokenhint", "logouttoken"}
+
+// Allowance lifts names (and the JWT shape under them) on paths, or
+// everywhere if there are none.
+type Allowance struct {
+	Names []string // as people write them
+	Paths PathSet
+}
+
+// PathSet matches a path as the client sent it.
+type PathSet interface {
+	// Empty reports whether the set has no paths at all.
+	Empty() bool
+	// Match reports whether path is in the set.
+	Match(path string) bool
+}
+
+// Rules say what a scan refuses beyond and short of the built-in names.
+type Rules struct {
+	Refuse        []string
+	Allow         []Allowance
+	AllowJWTPaths PathSet // nil: none
+}
+
+// Scanner looks for credentials in request targets. It is immutable but for
+// the key prefixes, which the caller passes.
+type Scanner struct {
+	refused   [][]byte // normalized; anywhere in a name
+	whole     [][]byte
+	allow     []allowance
+	jwtPaths  PathSet
+	jwtExempt [][]byte
+}
+
+type allowance struct {
+	names [][]byte
+	paths PathSet
+}
+
+// NewScanner compiles rules.
+func NewScanner(r Rules) *Scanner {
+	s := &Scanner{
+		refused:   normalizeAll(builtinNames, r.Refuse),
+		whole:     normalizeAll(wholeNames),
+		jwtExempt: normalizeAll(jwtNames),
+		jwtPaths:  r.AllowJWTPaths,
+	}
+	for _, a := range r.Allow {
+		s.allow = append(s.allow, allowance{normalizeAll(a.Names), a.Paths})
+	}
+	return s
+}
+
+// What names the kind of a finding.
+type What uint8
+
+// Kinds of findings.
+const (
+	Nothing What = iota
+	MalformedTarget
+	RefusedName
+	KeyShape
+	JWTShape
+)
+
+// Finding is the first credential found in a target. Name is the parameter's
+// name, decoded, cut to 64 printable bytes and never a secret (it is empty
+// where the name itself has the shape of one); Keys are the texts shaped like
+// our keys, for the caller to burn.
+type Finding struct {
+	What   What
+	Name   string
+	InPath bool
+	Keys   []string
+}
+
+// maxKeys bounds how many leaked keys one request can make us look up.
+const maxKeys = 4
+
+// Scan looks through a raw request target (RFC 9112, 3.2: any of its forms).
+func (s *Scanner) Scan(target string, prefixes []string) Finding {
+	if plain(target) {
+		return Finding{}
+	}
+	if strings.IndexByte(target, '#') >= 0 {
+		return Finding{What: MalformedTarget}
+	}
+	rest, userinfo := cutAuthority(target)
+	if userinfo {
+		return Finding{What: MalformedTarget}
+	}
+	path, query, _ := strings.Cut(rest, "?")
+	f := s.scanPath(path, prefixes)
+	if f.What == Nothing && query != "" {
+		f = s.scanQuery(path, query, prefixes)
+	}
+	if f.What != Nothing {
+		f.Keys = collectKeys(target, prefixes)
+	}
+	return f
+}
+
+// plain reports whether nothing in target needs a closer look: no query, no
+// escapes, no authority and too short for any credential.
+func plain(target string) bool {
+	const shortestCredential = 20 // a JWT: 12 + . + 1 + .; a key is longer
+	if target == "" || target[0] != '/' {
+		return false
+	}
+	run := 0
+	for i := range len(target) {
+		switch c := target[i]; {
+		case c == '?' || c == '%' || c == '#' || c == '\\':
+			return false
+		case c == '/':
+			run = 0
+		default:
+			if run++; run >= shortestCredential {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// cutAuthority takes scheme and authority off an absolute-form target.
+func cutAuthority(target string) (rest string, userinfo bool) {
+	if target == "" || target[0] == '/' {
+		return target, false
+	}
+	before, _, _ := strings.Cut(target, "?")
+	_, after, ok := strings.Cut(before, "://")
+	if !ok {
+		return target, strings.IndexByte(before, '@') >= 0
+	}
+	authority, _, _ := strings.Cut(after, "/")
+	return target[len(before)-len(after)+len(authority):], strings.IndexByte(authority, '@') >= 0
+}
+
+func (s *Scanner) scanPath(path string, prefixes []string) Finding {
+	var buf [512]byte
+	b := decode(buf[:0], path)
+	// A question mark that only decoding shows starts a query for whoever
+	// decodes before splitting.
+	if i := bytes.IndexByte(b, '?'); i >= 0 {
+		if f := s.scanQuery(path, string(b[i+1:]), prefixes); f.What != Nothing {
+			f.InPath = true
+			return f
+		}
+	}
+	if _, _, ok := findKey(b, prefixes); ok {
+		return Finding{What: KeyShape, InPath: true}
+	}
+	if hasJWT(b) && (s.jwtPaths == nil || !s.jwtPaths.Match(path)) {
+		return Finding{What: JWTShape, InPath: true}
+	}
+	return Finding{}
+}
+
+func (s *Scanner) scanQuery(path, query string, prefixes []string) Finding {
+	var buf [512]byte
+	if _, _, ok := findKey(decode(buf[:0], query), prefixes); ok {
+		return s.shapeFinding(query, prefixes)
+	}
+	for query != "" {
+		end := strings.IndexAny(query, "&;")
+		pair := query
+		if end >= 0 {
+			pair, query = query[:end], query[end+1:]
+		} else {
+			query = ""
+		}
+		if f := s.scanPair(path, pair); f.What != Nothing {
+			return f
+		}
+	}
+	return Finding{}
+}
+
+// shapeFinding names the parameter that holds a key, if one alone does.
+func (s *Scanner) shapeFinding(query string, prefixes []string) Finding {
+	var buf [512]byte
+	for pair := range strings.FieldsFuncSeq(query, func(r rune) bool { return r == '&' || r == ';' }) {
+		if _, _, ok := findKey(decode(buf[:0], pair), prefixes); !ok {
+			continue
+		}
+		name, _, _ := strings.Cut(pair, "=")
+		d := decode(buf[:0], name)
+		if _, _, inName := findKey(d, prefixes); inName {
+			break
+		}
+		return Finding{What: KeyShape, Name: printable(d)}
+	}
+	return Finding{What: KeyShape}
+}
+
+func (s *Scanner) scanPair(path, pair string) Finding {
+	rawName, rawValue, _ := strings.Cut(pair, "=")
+	var nameBuf, foldBuf [128]byte
+	name := decode(nameBuf[:0], rawName)
+	whole := normalize(foldBuf[:0], name)
+	if s.refusedName(name, whole) {
+		if s.allowed(whole, path) {
+			return Finding{}
+		}
+		if hasJWT(name) {
+			return Finding{What: JWTShape}
+		}
+		return Finding{What: RefusedName, Name: printable(name)}
+	}
+	if hasJWT(name) {
+		return Finding{What: JWTShape}
+	}
+	var valueBuf [512]byte
+	if rawValue != "" && hasJWT(decode(valueBuf[:0], rawValue)) &&
+		!contains(s.jwtExempt, whole) && !s.allowed(whole, path) {
+		return Finding{What: JWTShape, Name: printable(name)}
+	}
+	return Finding{}
+}
+
+// refusedName looks at the whole name and at each part of a bracketed or
+// dotted one.
+func (s *Scanner) refusedName(name, whole []byte) bool {
+	if contains(s.refused, whole) || contains(s.whole, whole) {
+		return true
+	}
+	if bytes.IndexAny(name, "[].") < 0 {
+		return false
+	}
+	var buf [128]byte
+	start := 0
+	for i := 0; i <= len(name); i++ {
+		if i < len(name) && name[i] != '[' && name[i] != ']' && name[i] != '.' {
+			continue
+		}
+		if contains(s.refused, normalize(buf[:0], name[start:i])) {
+			return true
+		}
+		start = i + 1
+	}
+	return false
+}
+
+func (s *Scanner) allowed(whole []byte, path string) bool {
+	for _, a := range s.allow {
+		if contains(a.names, whole) && (a.paths == nil || a.paths.Empty() || a.paths.Match(path)) {
+			return true
+		}
+	}
+	return false
+}
+
+// collectKeys returns the key-shaped texts of a target, each once.
+func collectKeys(target string, prefixes []string) []string {
+	b := decode(nil, target)
+	var keys []string
+	for len(keys) < maxKeys {
+		start, end, ok := findKey(b, prefixes)
+		if !ok {
+			break
+		}
+		if k := string(b[start:end]); !slices.Contains(keys, k) {
+			keys = append(keys, k)
+		}
+		b = b[end:]
+	}
+	return keys
+}
+
+// normalize appends name in lower case with all but letters and digits left out.
+func normalize(dst, name []byte) []byte {
+	for _, c := range name {
+		if isAlnum(c) {
+			dst = append(dst, lower(c))
+		}
+	}
+	return dst
+}
+
+func normalizeAll(lists ...[]string) [][]byte {
+	var out [][]byte
+	for _, l := range lists {
+		for _, n := range l {
+			if b := normalize(nil, []byte(n)); len(b) > 0 {
+				out = append(out, b)
+			}
+		}
+	}
+	return out
+}
+
+func contains(list [][]byte, b []byte) bool {
+	for _, x := range list {
+		if bytes.Equal(x, b) {
+			return true
+		}
+	}
+	return false
+}
+
+// printable cuts a name to what may be shown in an answer or a log.
+func printable(name []byte) string {
+	const most = 64
+	var b strings.Builder
+	for _, c := range name {
+		if b.Len() == most {
+			break
+		}
+		if c > 0x20 && c < 0x7f && c != '"' && c != '\\' {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,116 @@
+package redact
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+
+	"github.com/caddy-auth/caddy-auth/internal/secret"
+)
+
+// findKey returns the first text in b that is shaped like a key with one of
+// the prefixes: prefix, environment and at least secret.TailLen base62
+// characters. Prefix and environment match in any case, and more characters
+// may surround the text, so that a key glued to something is found too.
+func findKey(b []byte, prefixes []string) (start, end int, ok bool) {
+	for i := 0; i < len(b); {
+		if !secret.IsBase62(b[i]) {
+			i++
+			continue
+		}
+		run := i
+		for i < len(b) && secret.IsBase62(b[i]) {
+			i++
+		}
+		if i-run < secret.TailLen {
+			continue
+		}
+		if at, ok := keyStart(b[:run], prefixes); ok {
+			return at, i, true
+		}
+	}
+	return 0, 0, false
+}
+
+// keyStart returns where a key begins whose tail follows head.
+func keyStart(head []byte, prefixes []string) (int, bool) {
+	n := len(head)
+	if n == 0 || head[n-1] != '_' {
+		return 0, false
+	}
+	env := n - 1
+	for env > 0 && isAlnum(head[env-1]) {
+		env--
+	}
+	if env == n-1 || env == 0 || head[env-1] != '_' || n-1-env > 16 {
+		return 0, false
+	}
+	before := head[:env-1]
+	for _, p := range prefixes {
+		if len(before) >= len(p) && bytes.EqualFold(before[len(before)-len(p):], []byte(p)) {
+			return len(before) - len(p), true
+		}
+	}
+	return 0, false
+}
+
+// hasJWT reports whether b contains three base64url parts joined by dots, the
+// first of them a JSON object with "alg" (RFC 7515, 3.1 and 4.1.1). Every
+// part is decoded at most once.
+func hasJWT(b []byte) bool {
+	for i := 0; i < len(b); {
+		if !isToken68(b[i]) {
+			i++
+			continue
+		}
+		run := i
+		for i < len(b) && isToken68(b[i]) {
+			i++
+		}
+		if runHasJWT(b[run:i]) {
+			return true
+		}
+	}
+	return false
+}
+
+func runHasJWT(run []byte) bool {
+	for {
+		first, rest, ok := bytes.Cut(run, []byte("."))
+		if !ok {
+			return false
+		}
+		second, _, ok := bytes.Cut(rest, []byte("."))
+		if !ok {
+			return false
+		}
+		if len(second) > 0 && isJOSEHeader(first) {
+			return true
+		}
+		run = rest
+	}
+}
+
+func isJOSEHeader(part []byte) bool {
+	const shortest = 12 // {"alg":""} in base64url
+	if len(part) < shortest {
+		return false
+	}
+	raw := make([]byte, base64.RawURLEncoding.DecodedLen(len(part)))
+	n, err := base64.RawURLEncoding.Decode(raw, part)
+	if err != nil {
+		return false
+	}
+	raw = bytes.TrimLeft(raw[:n], " \t\r\n")
+	if len(raw) == 0 || raw[0] != '{' {
+		return false
+	}
+	var members map[string]json.RawMessage
+	if json.Unmarshal(raw, &members) != nil {
+		return false
+	}
+	_, ok := members["alg"]
+	return ok
+}
+
+func isToken68(c byte) bool { return isAlnum(c) || c == '-' || c == '_' || c == '.' }

@@ -1,0 +1,196 @@
+package secret
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/binary"
+	"fmt"
+	"math/big"
+	"slices"
+	"strings"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+)
+
+// The format of a key: <prefix>_<environment>_ + bodyLen base62 characters of
+// 32 random bytes + tagLen characters of tag.
+const (
+	alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+	bodyLen  = 43
+	tagLen   = 8
+	// TailLen is the length of what follows the second underscore.
+	TailLen = bodyLen + tagLen
+	// MaxKeyLen is the length of the longest key.
+	MaxKeyLen  = maxNameLen + 1 + maxNameLen + 1 + TailLen
+	maxNameLen = 16
+
+	// MintingSecretLen is the length of a minting secret in bytes.
+	MintingSecretLen = 32
+)
+
+// ReservedEnvironments are used by other kinds of credentials.
+var ReservedEnvironments = []string{"at", "rt", "cs"}
+
+var tagModulus = func() uint64 {
+	m := uint64(1)
+	for range tagLen {
+		m *= 62
+	}
+	return m
+}()
+
+// ValidName reports whether s can be a key prefix or an environment:
+// [a-z][a-z0-9]{0,15}.
+func ValidName(s string) bool {
+	if s == "" || len(s) > maxNameLen || s[0] < 'a' || s[0] > 'z' {
+		return false
+	}
+	for i := 1; i < len(s); i++ {
+		if c := s[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') {
+			return false
+		}
+	}
+	return true
+}
+
+// CheckEnvironment returns an error that says what is wrong with env as the
+// environment of a key, or nil.
+func CheckEnvironment(env string) error {
+	if !ValidName(env) {
+		return fmt.Errorf("environment %q: want a lower-case letter, then up to 15 lower-case letters or digits: %w", env, auth.ErrInvalid)
+	}
+	if slices.Contains(ReservedEnvironments, env) {
+		return fmt.Errorf("environment %q is reserved for other credentials: %w", env, auth.ErrInvalid)
+	}
+	return nil
+}
+
+// CheckPrefix returns an error that says what is wrong with prefix as the
+// first part of keys, or nil.
+func CheckPrefix(prefix string) error {
+	if !ValidName(prefix) {
+		return fmt.Errorf("key prefix %q: want a lower-case letter, then up to 15 lower-case letters or digits: %w", prefix, auth.ErrInvalid)
+	}
+	return nil
+}
+
+// Minter mints keys and recognizes its own. The first secret mints; all of
+// them verify. A Minter is immutable.
+type Minter struct {
+	secrets  [][]byte
+	prefixes []string
+}
+
+// NewMinter returns a Minter for minting secrets, newest first, and every
+// prefix ever issued.
+func NewMinter(secrets [][]byte, prefixes []string) (*Minter, error) {
+	if len(secrets) == 0 {
+		return nil, fmt.Errorf("no minting secret: %w", auth.ErrInvalid)
+	}
+	for _, s := range secrets {
+		if len(s) != MintingSecretLen {
+			return nil, fmt.Errorf("minting secret of %d bytes, want %d: %w", len(s), MintingSecretLen, auth.ErrInvalid)
+		}
+	}
+	return &Minter{secrets: secrets, prefixes: prefixes}, nil
+}
+
+// Prefixes returns every prefix whose keys are valid. Callers must not change it.
+func (m *Minter) Prefixes() []string { return m.prefixes }
+
+// Mint returns a new key for environment.
+func (m *Minter) Mint(prefix, environment string) (auth.Secret, error) {
+	if err := CheckPrefix(prefix); err != nil {
+		return auth.Secret{}, err
+	}
+	if err := CheckEnvironment(environment); err != nil {
+		return auth.Secret{}, err
+	}
+	var random [32]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		return auth.Secret{}, fmt.Errorf("reading random bytes: %w", err)
+	}
+	head := prefix + "_" + environment + "_" + encodeBody(random)
+	return auth.NewSecret(head + tagOf(m.secrets[0], head)), nil
+}
+
+// Check says whether key is well-formed and bears one of our tags, without any
+// I/O: ReasonNone, ReasonMalformed or ReasonForged.
+func (m *Minter) Check(key string) auth.Reason {
+	prefix, env, ok := Parse(key)
+	if !ok || !slices.Contains(m.prefixes, prefix) || slices.Contains(ReservedEnvironments, env) {
+		return auth.ReasonMalformed
+	}
+	head, tag := key[:len(key)-tagLen], key[len(key)-tagLen:]
+	match := 0
+	for _, s := range m.secrets {
+		match |= subtle.ConstantTimeCompare([]byte(tag), []byte(tagOf(s, head)))
+	}
+	if match == 0 {
+		return auth.ReasonForged
+	}
+	return auth.ReasonNone
+}
+
+// Parse splits a key into prefix and environment. It says nothing about the
+// tag or whether the prefix is ours.
+func Parse(key string) (prefix, environment string, ok bool) {
+	if len(key) > MaxKeyLen {
+		return "", "", false
+	}
+	prefix, rest, ok := strings.Cut(key, "_")
+	if !ok || !ValidName(prefix) {
+		return "", "", false
+	}
+	environment, tail, ok := strings.Cut(rest, "_")
+	if !ok || !ValidName(environment) || len(tail) != TailLen {
+		return "", "", false
+	}
+	for i := range len(tail) {
+		if !IsBase62(tail[i]) {
+			return "", "", false
+		}
+	}
+	return prefix, environment, true
+}
+
+// Hint returns what people may see of a key: its prefix and environment and
+// its last four characters.
+func Hint(key string) string {
+	prefix, env, ok := Parse(key)
+	if !ok {
+		return ""
+	}
+	return prefix + "_" + env + "_..." + key[len(key)-4:]
+}
+
+// IsBase62 reports whether c is one of the 62 characters keys are made of.
+func IsBase62(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z'
+}
+
+func encodeBody(random [32]byte) string {
+	n := new(big.Int).SetBytes(random[:])
+	base, digit := big.NewInt(62), new(big.Int)
+	var out [bodyLen]byte
+	for i := bodyLen - 1; i >= 0; i-- {
+		n.DivMod(n, base, digit)
+		out[i] = alphabet[digit.Int64()]
+	}
+	return string(out[:])
+}
+
+// tagOf is the first 8 bytes of HMAC-SHA256 over head, mod 62^8, zero-padded.
+func tagOf(secret []byte, head string) string {
+	mac := hmac.New(sha256.New, secret)
+	mac.Write([]byte(head))
+	n := binary.BigEndian.Uint64(mac.Sum(nil)) % tagModulus
+	var out [tagLen]byte
+	for i := tagLen - 1; i >= 0; i-- {
+		out[i] = alphabet[n%62]
+		n /= 62
+	}
+	return string(out[:])
+}
