@@ -114,3 +114,11 @@ func isJOSEHeader(part []byte) bool {
 }
 
 func isToken68(c byte) bool { return isAlnum(c) || c == '-' || c == '_' || c == '.' }
+
+// HasKey reports whether s contains a text shaped like a key with one of the
+// prefixes, after decoding percent escapes.
+func HasKey(s string, prefixes []string) bool {
+	var buf [512]byte
+	_, _, ok := findKey(decode(buf[:0], s), prefixes)
+	return ok
+}

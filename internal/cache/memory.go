@@ -1,0 +1,308 @@
+package cache
+
+import (
+	"hash/fnv"
+	"hash/maphash"
+	"sync"
+	"time"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+)
+
+// Limits are the sizes and lifetimes of the memory tier. Zero means the
+// default.
+type Limits struct {
+	Size         int           // identities, default 100,000
+	TTL          time.Duration // age of an identity, from the authoritative check; default 5m
+	NegativeSize int           // denials, default 20,000
+	NegativeTTL  time.Duration // default 10s
+}
+
+func (l Limits) withDefaults() Limits {
+	if l.Size <= 0 {
+		l.Size = 100_000
+	}
+	if l.TTL <= 0 {
+		l.TTL = 5 * time.Minute
+	}
+	if l.NegativeSize <= 0 {
+		l.NegativeSize = 20_000
+	}
+	if l.NegativeTTL <= 0 {
+		l.NegativeTTL = 10 * time.Second
+	}
+	return l
+}
+
+const (
+	shardCount = 64
+	// maxEvictedUses bounds the last-used times kept of evicted entries.
+	maxEvictedUses = 1024
+)
+
+// Memory is the memory tier. It is safe for concurrent use.
+type Memory struct {
+	limits Limits
+	start  time.Time
+	seed   maphash.Seed
+	shards [shardCount]shard
+}
+
+type shard struct {
+	mu       sync.Mutex
+	good     *table
+	bad      *table
+	flights  map[auth.Fingerprint]*Flight
+	lostUses []auth.Use
+	_        [64]byte // keeps neighbours off one cache line
+}
+
+// Flight is one load that several requests may wait for.
+type Flight struct {
+	fp      auth.Fingerprint
+	done    chan struct{}
+	verdict auth.Verdict
+	began   time.Time
+}
+
+// Done is closed when the flight has landed.
+func (f *Flight) Done() <-chan struct{} { return f.done }
+
+// Verdict is the result; read it after Done.
+func (f *Flight) Verdict() auth.Verdict { return f.verdict }
+
+// NewMemory returns an empty tier.
+func NewMemory(l Limits) *Memory {
+	m := &Memory{limits: l.withDefaults(), start: time.Now(), seed: maphash.MakeSeed()}
+	// An eighth more per shard, since fingerprints don't spread evenly.
+	part := func(n int) int { return n/shardCount + n/shardCount/8 + 1 }
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.good = newTable(m.seed, part(m.limits.Size), s.keepUse)
+		s.bad = newTable(m.seed, part(m.limits.NegativeSize), nil)
+		s.flights = map[auth.Fingerprint]*Flight{}
+	}
+	return m
+}
+
+func (m *Memory) shard(fp *auth.Fingerprint) *shard {
+	return &m.shards[fp[len(fp)-1]%shardCount]
+}
+
+func (m *Memory) clock(now time.Time) int64 { return now.Sub(m.start).Milliseconds() }
+
+// Lookup fills v with the cached verdict for fp and reports whether there is
+// one. It makes one allocation.
+func (m *Memory) Lookup(v *auth.Verdict, fp auth.Fingerprint, now time.Time) bool {
+	s := m.shard(&fp)
+	s.mu.Lock()
+	record := s.lookup(&fp, m.clock(now), now.UnixMilli())
+	s.mu.Unlock()
+	return record != nil && parseRecord(v, record) == nil
+}
+
+// lookup returns a copy of the record for fp, or nil.
+func (s *shard) lookup(fp *auth.Fingerprint, clock, unix int64) []byte {
+	for _, t := range [...]*table{s.good, s.bad} {
+		e := t.find(fp)
+		if e == nil {
+			continue
+		}
+		if clock >= e.expires {
+			if t == s.good {
+				s.keepUse(e)
+			}
+			t.remove(fp)
+			return nil
+		}
+		e.used = true
+		if t == s.good && (e.notAfter == 0 || unix < e.notAfter) {
+			e.usedAt = unix
+		}
+		record := make([]byte, e.size)
+		t.read(e, record)
+		return record
+	}
+	return nil
+}
+
+// Join looks once more and otherwise joins the flight for fp, or starts it:
+// then lead is true and the caller must see to it that Land or Abort is
+// called. The second look and the joining are one step.
+func (m *Memory) Join(v *auth.Verdict, fp auth.Fingerprint, now time.Time) (hit bool, f *Flight, lead bool) {
+	s := m.shard(&fp)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if record := s.lookup(&fp, m.clock(now), now.UnixMilli()); record != nil && parseRecord(v, record) == nil {
+		return true, nil, false
+	}
+	if f := s.flights[fp]; f != nil {
+		return false, f, false
+	}
+	f = &Flight{fp: fp, done: make(chan struct{}), began: now}
+	s.flights[fp] = f
+	return false, f, true
+}
+
+// Land ends a flight with a verdict that was read at checked, unless usable
+// says that a change overtook it: then the flight goes on and Land returns
+// false. usable, the insert and the closing are one step under the key's lock.
+func (m *Memory) Land(f *Flight, v auth.Verdict, checked time.Time, usable func() bool) bool {
+	s := m.shard(&f.fp)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !usable() {
+		return false
+	}
+	m.insert(s, &f.fp, &v, checked)
+	s.close(f, v)
+	return true
+}
+
+// Abort ends a flight with a verdict that is not kept.
+func (m *Memory) Abort(f *Flight, v auth.Verdict) {
+	s := m.shard(&f.fp)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.close(f, v)
+}
+
+func (s *shard) close(f *Flight, v auth.Verdict) {
+	delete(s.flights, f.fp)
+	f.verdict = v
+	close(f.done)
+}
+
+func (m *Memory) insert(s *shard, fp *auth.Fingerprint, v *auth.Verdict, checked time.Time) {
+	var buf [512]byte
+	record := appendRecord(buf[:0], v)
+	e := entry{parents: parentSums(auth.ParentsOf(&v.Identity)), notAfter: v.Identity.NotAfter}
+	clock := m.clock(checked)
+	switch v.Outcome {
+	case auth.Allow:
+		e.expires = clock + m.limits.TTL.Milliseconds()
+		if v.Identity.NotAfter == 0 || checked.UnixMilli() < v.Identity.NotAfter {
+			e.usedAt = checked.UnixMilli()
+		}
+		s.bad.remove(fp)
+		s.good.put(fp, record, e)
+	case auth.Deny:
+		e.expires = clock + m.limits.NegativeTTL.Milliseconds()
+		s.good.remove(fp)
+		s.bad.put(fp, record, e)
+	}
+}
+
+// Drop forgets what is cached for fp.
+func (m *Memory) Drop(fp auth.Fingerprint) {
+	s := m.shard(&fp)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.good.find(&fp); e != nil {
+		s.keepUse(e)
+	}
+	s.good.remove(&fp)
+	s.bad.remove(&fp)
+}
+
+// Sweep forgets everything that depends on parent.
+func (m *Memory) Sweep(parent auth.Parent) {
+	sum := parentSum(parent)
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.mu.Lock()
+		for _, t := range [...]*table{s.good, s.bad} {
+			var doomed []auth.Fingerprint
+			t.each(func(e *entry) {
+				if e.parents[0] == sum || e.parents[1] == sum || e.parents[2] == sum {
+					if t == s.good {
+						s.keepUse(e)
+					}
+					doomed = append(doomed, e.fp)
+				}
+			})
+			for i := range doomed {
+				t.remove(&doomed[i])
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+// Clear forgets everything. Flights under way are not ended; their fence is.
+func (m *Memory) Clear() {
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.mu.Lock()
+		s.good = newTable(m.seed, s.good.most, s.keepUse)
+		s.bad = newTable(m.seed, s.bad.most, nil)
+		s.lostUses = nil
+		s.mu.Unlock()
+	}
+}
+
+// Len returns how many identities and denials are cached.
+func (m *Memory) Len() (good, bad int) {
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.mu.Lock()
+		good, bad = good+s.good.live, bad+s.bad.live
+		s.mu.Unlock()
+	}
+	return good, bad
+}
+
+// Waiting returns how many loads are under way.
+func (m *Memory) Waiting() int {
+	n := 0
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.mu.Lock()
+		n += len(s.flights)
+		s.mu.Unlock()
+	}
+	return n
+}
+
+// TakeUses returns the last-used times collected since the last call.
+func (m *Memory) TakeUses() []auth.Use {
+	var out []auth.Use
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.mu.Lock()
+		out = append(out, s.lostUses...)
+		s.lostUses = nil
+		s.good.each(func(e *entry) {
+			if e.usedAt != 0 {
+				out = append(out, auth.Use{Fingerprint: e.fp, At: e.usedAt})
+				e.usedAt = 0
+			}
+		})
+		s.mu.Unlock()
+	}
+	return out
+}
+
+// keepUse saves the last-used time of an entry that goes.
+func (s *shard) keepUse(e *entry) {
+	if e.usedAt != 0 && len(s.lostUses) < maxEvictedUses {
+		s.lostUses = append(s.lostUses, auth.Use{Fingerprint: e.fp, At: e.usedAt})
+	}
+}
+
+func parentSums(p auth.Parents) [3]uint32 {
+	return [3]uint32{parentSum(p[0]), parentSum(p[1]), parentSum(p[2])}
+}
+
+// parentSum shortens a parent to 32 bits: a collision only makes a sweep drop
+// one entry too many. 0 is nobody.
+func parentSum(p auth.Parent) uint32 {
+	if p == (auth.Parent{}) {
+		return 0
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(p.Kind))
+	_, _ = h.Write([]byte{0})
+	_, _ = h.Write([]byte(p.Name))
+	return h.Sum32() | 1
+}

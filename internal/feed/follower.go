@@ -1,0 +1,370 @@
+package feed
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+)
+
+// Look is one look at the journal, read in one snapshot.
+type Look struct {
+	Epoch      auth.Epoch
+	First      int64 // the oldest row's sequence
+	Head       int64 // the newest row's
+	AtCursor   auth.RowID
+	AtCursorOK bool
+	Rows       []auth.Change
+	More       bool // rows were left out; look again
+}
+
+// Journal is where changes are read. Implementations MUST read each Look and
+// each Tail in one snapshot and honour the context.
+type Journal interface {
+	Look(ctx context.Context, cursor int64) (Look, error)
+	// Tail returns the rows written at or after since (unix milliseconds), the
+	// newest in any case, oldest first.
+	Tail(ctx context.Context, since int64) (auth.Epoch, []auth.Change, error)
+	// NewEpoch replaces old by next, unless someone did already.
+	NewEpoch(ctx context.Context, old, next auth.Epoch) error
+	// Reopen drops what an exchanged database left open.
+	Reopen(ctx context.Context) error
+}
+
+// Tier is a cache that changes are dropped from. Drop and Sweep MUST take the
+// lock under which Fence is asked and its answer acted on.
+type Tier interface {
+	Drop(fp auth.Fingerprint)
+	Sweep(parent auth.Parent)
+	Clear()
+}
+
+// Events are told what happened. Fields may be nil. They are called by the
+// goroutine that looks and must not block.
+type Events struct {
+	Applied     func(auth.Change)               // a change was applied
+	Booted      func(ctx context.Context) error // before the journal is trusted, at start and after a lost history
+	LostHistory func(why string)                // the store went back in time or was replaced
+	LookFailed  func(error)
+	Remembered  func(auth.Change) // for tests: between remember and drop
+}
+
+// Config sets a follower's times. Zero means the default.
+type Config struct {
+	PollInterval time.Duration // default 1s
+	MaxStaleness time.Duration // default 2m
+	Memory       time.Duration // how long changes are remembered, default 10m
+	LookTimeout  time.Duration // default 5s
+}
+
+func (c Config) withDefaults() Config {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	def(&c.PollInterval, time.Second)
+	def(&c.MaxStaleness, 2*time.Minute)
+	def(&c.Memory, 10*time.Minute)
+	def(&c.LookTimeout, 5*time.Second)
+	return c
+}
+
+// Follower follows one journal for one tier. It is safe for concurrent use.
+type Follower struct {
+	journal Journal
+	tier    Tier
+	cfg     Config
+	events  Events
+	trust   trustClock
+
+	lookMu   sync.Mutex // held for the length of a look
+	flight   *lookCall  // guarded by flightMu
+	flightMu sync.Mutex
+
+	mu     sync.RWMutex // guards what follows; never held while the tier is called
+	booted bool
+	epoch  auth.Epoch
+	cursor int64
+	hist   *history
+
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+// New returns a follower that has not looked yet and so trusts nothing.
+func New(journal Journal, tier Tier, cfg Config, events Events) *Follower {
+	return &Follower{journal: journal, tier: tier, cfg: cfg.withDefaults(), events: events, hist: newHistory(), trust: trustClock{start: time.Now()}}
+}
+
+// Start begins to look at every poll interval. The first look is made at once.
+func (f *Follower) Start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	f.stop, f.done = cancel, make(chan struct{})
+	go func() {
+		defer close(f.done)
+		tick := time.NewTicker(f.cfg.PollInterval)
+		defer tick.Stop()
+		for {
+			_ = f.Look(ctx) // reported to Events.LookFailed
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+}
+
+// Stop ends the looking and waits for it. It may be called twice.
+func (f *Follower) Stop() {
+	if f.stop == nil {
+		return
+	}
+	f.stop()
+	<-f.done
+}
+
+// Trusted reports whether cached verdicts may be used at now.
+func (f *Follower) Trusted(now time.Time) bool {
+	return f.trust.age(now) < f.cfg.MaxStaleness
+}
+
+// Age is how long ago the last good look began; very long before the first.
+func (f *Follower) Age(now time.Time) time.Duration { return f.trust.age(now) }
+
+// Fencing is what a fence says of a load.
+type Fencing uint8
+
+// Answers of a fence. The zero value lets nothing through.
+const (
+	Fenced Fencing = iota // a change overtook it: load again
+	Ahead                 // read beyond the cursor: look, then ask again
+	Usable
+)
+
+// Fence says whether what was read at p about a credential may be used. It is
+// asked under the key's lock, in one step with the insert.
+func (f *Follower) Fence(p auth.Point, fp auth.Fingerprint, parents auth.Parents) Fencing {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	switch {
+	case !f.booted || p.Epoch != f.epoch:
+		return Fenced
+	case p.Seq > f.cursor:
+		return Ahead
+	case p.Seq < f.hist.floor():
+		return Fenced
+	}
+	if row, ok := f.hist.rowAt(p.Seq); !ok || row != p.Row {
+		return Fenced
+	}
+	if f.hist.changedAbove(p.Seq, fp, parents) {
+		return Fenced
+	}
+	return Usable
+}
+
+// Position returns the sequence applied so far and the floor.
+func (f *Follower) Position() (cursor, floor int64) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.cursor, f.hist.floor()
+}
+
+// lookCall is a look that several callers wait for.
+type lookCall struct {
+	done chan struct{}
+	err  error
+}
+
+// LookSoon makes sure that a look which begins after the call was made, by
+// this caller or another, has ended. It is how a load ahead of the cursor
+// catches up; callers are coalesced.
+func (f *Follower) LookSoon(ctx context.Context) error {
+	f.flightMu.Lock()
+	c := f.flight
+	if c == nil {
+		c = &lookCall{done: make(chan struct{})}
+		f.flight = c
+		go func() {
+			f.lookMu.Lock()
+			f.flightMu.Lock()
+			f.flight = nil // this look begins now: later callers need another
+			f.flightMu.Unlock()
+			c.err = f.lookLocked(context.Background())
+			f.lookMu.Unlock()
+			close(c.done)
+		}()
+	}
+	f.flightMu.Unlock()
+	select {
+	case <-c.done:
+		return c.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Look reads the journal and applies what is new.
+func (f *Follower) Look(ctx context.Context) error {
+	f.lookMu.Lock()
+	defer f.lookMu.Unlock()
+	return f.lookLocked(ctx)
+}
+
+func (f *Follower) lookLocked(ctx context.Context) error {
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, f.cfg.LookTimeout)
+	defer cancel()
+	err := f.look(ctx)
+	if err != nil {
+		if f.events.LookFailed != nil && !errors.Is(err, context.Canceled) {
+			f.events.LookFailed(err)
+		}
+		return err
+	}
+	f.trust.set(began)
+	f.mu.Lock()
+	f.hist.forget(began.Add(-f.cfg.Memory), f.cursor)
+	f.mu.Unlock()
+	return nil
+}
+
+func (f *Follower) look(ctx context.Context) error {
+	if !f.isBooted() {
+		return f.boot(ctx)
+	}
+	for {
+		cursor, _ := f.Position()
+		l, err := f.journal.Look(ctx, cursor)
+		if errors.Is(err, auth.ErrReplaced) {
+			return f.startOver(ctx, "the database was replaced")
+		}
+		if err != nil {
+			return fmt.Errorf("looking at the journal: %w", err)
+		}
+		if why := f.wentBack(&l); why != "" {
+			return f.startOver(ctx, why)
+		}
+		if cursor < l.First { // pruned past us: nothing contradicts, but changes were missed
+			return f.boot(ctx)
+		}
+		for _, c := range l.Rows {
+			f.apply(c)
+		}
+		if !l.More {
+			return nil
+		}
+	}
+}
+
+// wentBack says how a look contradicts what is known, or "".
+func (f *Follower) wentBack(l *Look) string {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	row, _ := f.hist.rowAt(f.cursor)
+	switch {
+	case l.Epoch != f.epoch:
+		return "the epoch changed"
+	case l.Head < f.cursor:
+		return "the journal is shorter than what was read of it"
+	case f.cursor < l.First:
+		return ""
+	case !l.AtCursorOK || l.AtCursor != row:
+		return "another row stands at the cursor"
+	}
+	return ""
+}
+
+// apply remembers a change, drops what it names, then moves the cursor.
+func (f *Follower) apply(c auth.Change) {
+	f.mu.Lock()
+	f.hist.remember(c, time.Now())
+	f.mu.Unlock()
+	if f.events.Remembered != nil {
+		f.events.Remembered(c)
+	}
+	for _, fp := range c.Fingerprints {
+		f.tier.Drop(fp)
+	}
+	if c.Parent != (auth.Parent{}) {
+		f.tier.Sweep(c.Parent)
+	}
+	f.mu.Lock()
+	f.cursor = c.Seq
+	f.mu.Unlock()
+	if f.events.Applied != nil {
+		f.events.Applied(c)
+	}
+}
+
+func (f *Follower) isBooted() bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.booted
+}
+
+// startOver forgets everything and starts as at boot, under a new epoch, so
+// that nothing read before is ever used again.
+func (f *Follower) startOver(ctx context.Context, why string) error {
+	f.mu.Lock()
+	old := f.epoch
+	f.booted, f.cursor, f.hist = false, 0, newHistory()
+	f.mu.Unlock()
+	f.trust.lapse()
+	f.tier.Clear()
+	if f.events.LostHistory != nil {
+		f.events.LostHistory(why)
+	}
+	if err := f.journal.Reopen(ctx); err != nil {
+		return fmt.Errorf("reopening the store: %w", err)
+	}
+	epoch, _, err := f.journal.Tail(ctx, time.Now().UnixMilli())
+	if err != nil {
+		return err
+	}
+	if epoch == old {
+		var next auth.Epoch
+		if _, err := rand.Read(next[:]); err != nil {
+			return fmt.Errorf("reading random bytes: %w", err)
+		}
+		if err := f.journal.NewEpoch(ctx, old, next); err != nil {
+			return fmt.Errorf("writing a new epoch: %w", err)
+		}
+	}
+	return f.boot(ctx)
+}
+
+// boot sets cursor, floor and the remembered changes from the journal's tail.
+func (f *Follower) boot(ctx context.Context) error {
+	if f.events.Booted != nil {
+		if err := f.events.Booted(ctx); err != nil {
+			return err
+		}
+	}
+	epoch, rows, err := f.journal.Tail(ctx, time.Now().Add(-f.cfg.Memory).UnixMilli())
+	if err != nil {
+		return fmt.Errorf("reading the journal's tail: %w", err)
+	}
+	if len(rows) == 0 {
+		return fmt.Errorf("reading the journal's tail: it is empty: %w", auth.ErrNotInitialized)
+	}
+	h := newHistory()
+	now := time.Now()
+	for _, c := range rows {
+		h.remember(c, now)
+	}
+	f.mu.Lock()
+	f.booted = false // nothing passes the fence until the caches are empty
+	f.mu.Unlock()
+	f.tier.Clear()
+	f.mu.Lock()
+	f.epoch, f.hist, f.cursor, f.booted = epoch, h, rows[len(rows)-1].Seq, true
+	f.mu.Unlock()
+	return nil
+}

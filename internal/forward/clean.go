@@ -1,0 +1,70 @@
+package forward
+
+import (
+	"net/http"
+	"strings"
+)
+
+// Clean removes from a request what a client must not choose: headers named
+// in Connection (RFC 9110, 7.6.1; a proxy behind us would do it after we
+// injected ours), trailers, and every spelling of an identity header. alias
+// says which other folded names to remove.
+func (p *Policy) Clean(r *http.Request, alias func(folded []byte) bool) {
+	cleanConnection(r.Header)
+	// net/http merges trailers into r.Trailer when the body ends, if it is not nil.
+	r.Trailer = nil
+	delete(r.Header, "Trailer")
+	p.strip(r.Header, alias)
+}
+
+// cleanConnection deletes what Connection names and rewrites it to the
+// options that mean something to the connection itself.
+func cleanConnection(h http.Header) {
+	vals, ok := h["Connection"]
+	if !ok {
+		return
+	}
+	upgrade := false
+	for _, v := range vals {
+		for option := range strings.SplitSeq(v, ",") {
+			switch option = strings.Trim(option, " \t"); {
+			case option == "", strings.EqualFold(option, "close"), strings.EqualFold(option, "keep-alive"), strings.EqualFold(option, "te"):
+			case strings.EqualFold(option, "upgrade"):
+				upgrade = true
+			default:
+				h.Del(option)
+			}
+		}
+	}
+	if upgrade {
+		h["Connection"] = []string{"Upgrade"}
+		return
+	}
+	delete(h, "Connection")
+}
+
+func (p *Policy) strip(h http.Header, alias func([]byte) bool) {
+	var buf [maxFold]byte
+	for name := range h {
+		folded := buf[:0]
+		if len(name) > maxFold {
+			folded = make([]byte, 0, len(name)) // a prefix may still match
+		}
+		folded = appendFold(folded, name)
+		if p.removes(folded) || alias != nil && alias(folded) && !plainName(name) {
+			delete(h, name)
+		}
+	}
+}
+
+// plainName reports whether a name is spelt with letters, digits and hyphens
+// only, as the headers that carry credentials are.
+func plainName(name string) bool {
+	for i := range len(name) {
+		c := name[i]
+		if (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'z') && c != '-' {
+			return false
+		}
+	}
+	return true
+}

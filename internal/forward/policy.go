@@ -1,0 +1,220 @@
+package forward
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+)
+
+// DefaultPrefix begins the names of our headers.
+const DefaultPrefix = "X-Auth-"
+
+// Identity headers of other gateways, which upstreams may still trust. A name
+// that ends in * is a prefix.
+var foreignHeaders = []string{
+	"Remote-User", "Remote-Name", "Remote-Email", "Remote-Groups", "X-Remote-*",
+	"X-Forwarded-User", "X-Forwarded-Email", "X-Forwarded-Groups", "X-Forwarded-Preferred-Username", "X-Forwarded-Access-Token",
+	"X-Auth-Request-*", "X-Consumer-*", "X-Credential-Identifier", "X-Anonymous-Consumer", "X-Authenticated-*",
+	"X-WebAuth-*", "X-Token-*", "X-Pomerium-*", "X-Authentik-*", "X-User-Id", "X-User-Email", "X-User-Name", "X-Tenant-Id",
+}
+
+// Names a policy may neither set nor map to.
+var forbiddenNames = []string{
+	"Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization",
+	"Content-Length", "Content-Type", "Host", "Cookie", "Authorization", "Expect",
+}
+
+// Mapping adds a header that carries one field of the identity.
+type Mapping struct {
+	Header string
+	Field  string // subject, method, credential_id, scopes, environment, issuer, client_id or meta.NAME
+}
+
+// Config is the identity_headers block.
+type Config struct {
+	Prefix string // default X-Auth-
+	Map    []Mapping
+	Strip  []string // more names to remove; a trailing * makes a prefix
+	Keep   []string // names of other gateways' headers that pass
+}
+
+// field reads one field of an identity.
+type field func(*auth.Identity) string
+
+type header struct {
+	name  string // canonical
+	field field
+	words bool // spaces stay as they are
+}
+
+// Policy is a compiled Config.
+type Policy struct {
+	headers  []header
+	exact    map[string]bool // folded names to remove
+	prefixes []string        // folded prefixes to remove
+	keep     map[string]bool // folded
+	first    [256]bool       // first bytes, folded, that anything to remove begins with
+}
+
+func fields() []header {
+	return []header{
+		{name: "Subject", field: func(id *auth.Identity) string { return id.Subject }},
+		{name: "Method", field: func(id *auth.Identity) string { return string(id.Method) }},
+		{name: "Credential-Id", field: func(id *auth.Identity) string { return id.CredentialID }},
+		{name: "Scopes", field: func(id *auth.Identity) string { return id.Scopes }, words: true},
+		{name: "Environment", field: func(id *auth.Identity) string { return id.Environment }},
+		{name: "Issuer", field: func(id *auth.Identity) string { return id.Issuer }},
+		{name: "Client-Id", field: func(id *auth.Identity) string { return id.ClientID }},
+	}
+}
+
+// Compile checks a configuration. All that is wrong with it is in the error.
+func Compile(c Config) (*Policy, error) {
+	if c.Prefix == "" {
+		c.Prefix = DefaultPrefix
+	}
+	p := &Policy{exact: map[string]bool{}, keep: map[string]bool{}}
+	var errs []error
+	if !validName(c.Prefix) || !strings.HasSuffix(c.Prefix, "-") || len(c.Prefix) < 3 {
+		errs = append(errs, fmt.Errorf("prefix %q: want a header name that ends in a hyphen: %w", c.Prefix, auth.ErrInvalid))
+	}
+	for _, h := range fields() {
+		h.name = http.CanonicalHeaderKey(c.Prefix + h.name)
+		p.headers = append(p.headers, h)
+	}
+	p.prefixes = append(p.prefixes, fold(c.Prefix))
+	for _, m := range c.Map {
+		h, err := compileMapping(m)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		p.headers = append(p.headers, h)
+		p.exact[fold(h.name)] = true
+	}
+	errs = append(errs, p.compileKeep(c)...)
+	for _, s := range slices.Concat(foreignHeaders, c.Strip) {
+		name, isPrefix := strings.CutSuffix(s, "*")
+		switch {
+		case !validName(name) || isPrefix && len(name) < 3:
+			errs = append(errs, fmt.Errorf("strip %q: want a header name, or the beginning of one and a star: %w", s, auth.ErrInvalid))
+		case isPrefix:
+			p.prefixes = append(p.prefixes, fold(name))
+		default:
+			p.exact[fold(name)] = true
+		}
+	}
+	for n := range p.exact {
+		p.first[n[0]] = true
+	}
+	for _, n := range p.prefixes {
+		p.first[n[0]] = true
+	}
+	return p, errors.Join(errs...)
+}
+
+func compileMapping(m Mapping) (header, error) {
+	name := http.CanonicalHeaderKey(m.Header)
+	if !validName(m.Header) || slices.Contains(forbiddenNames, name) {
+		return header{}, fmt.Errorf("map %q: not a header name that may carry an identity: %w", m.Header, auth.ErrInvalid)
+	}
+	if meta, ok := strings.CutPrefix(m.Field, "meta."); ok && meta != "" {
+		return header{name: name, field: func(id *auth.Identity) string { return id.MetaValue(meta) }}, nil
+	}
+	var known []string
+	for _, h := range fields() {
+		f := strings.ToLower(strings.ReplaceAll(h.name, "-", "_"))
+		if f == m.Field {
+			h.name = name
+			return h, nil
+		}
+		known = append(known, f)
+	}
+	return header{}, fmt.Errorf("map %s %q: no such field; the fields are %s and meta.NAME: %w", m.Header, m.Field, strings.Join(known, ", "), auth.ErrInvalid)
+}
+
+func (p *Policy) compileKeep(c Config) []error {
+	var errs []error
+	for _, k := range c.Keep {
+		f := fold(k)
+		if !validName(k) {
+			errs = append(errs, fmt.Errorf("keep %q: not a header name: %w", k, auth.ErrInvalid))
+			continue
+		}
+		// Nothing of ours may be kept: a client could then choose it.
+		if strings.HasPrefix(f, fold(c.Prefix)) || p.exact[f] {
+			errs = append(errs, fmt.Errorf("keep %q: the gateway sets this header itself: %w", k, auth.ErrInvalid))
+			continue
+		}
+		p.keep[f] = true
+	}
+	return errs
+}
+
+// Names returns the canonical names of the headers the policy sets.
+func (p *Policy) Names() []string {
+	var out []string
+	for _, h := range p.headers {
+		out = append(out, h.name)
+	}
+	return out
+}
+
+// Claims reports whether the policy sets or removes a header of that name.
+func (p *Policy) Claims(name string) bool {
+	var buf [maxFold]byte
+	return p.removes(appendFold(buf[:0], name))
+}
+
+const maxFold = 96
+
+func (p *Policy) removes(folded []byte) bool {
+	if len(folded) == 0 || !p.first[folded[0]] || p.keep[string(folded)] {
+		return false
+	}
+	if p.exact[string(folded)] {
+		return true
+	}
+	for _, prefix := range p.prefixes {
+		if len(folded) >= len(prefix) && string(folded[:len(prefix)]) == prefix {
+			return true
+		}
+	}
+	return false
+}
+
+func fold(name string) string { return string(appendFold(nil, name)) }
+
+// appendFold folds a header name as CGI, WSGI and PHP do: lower case, and '_'
+// for all that is no letter or digit.
+func appendFold(dst []byte, name string) []byte {
+	for i := range len(name) {
+		c := name[i]
+		switch {
+		case c >= 'A' && c <= 'Z':
+			c |= 0x20
+		case c >= 'a' && c <= 'z', c >= '0' && c <= '9':
+		default:
+			c = '_'
+		}
+		dst = append(dst, c)
+	}
+	return dst
+}
+
+func validName(s string) bool {
+	if s == "" || len(s) > maxFold {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		if (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'z') && c != '-' && c != '_' {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,129 @@
+// Package problem turns refusals into HTTP: problem details (RFC 9457) and
+// bearer challenges (RFC 6750). It is the only place that knows which refusal
+// has which status. No I/O but the response writer.
+package problem
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+)
+
+// DefaultTypeBase begins the type of every problem.
+const DefaultTypeBase = "urn:caddy-auth:problem:"
+
+// retryAfter is what a client is told to wait when nothing could be decided.
+const retryAfter = 1
+
+type kind struct {
+	status int
+	title  string
+}
+
+var kinds = map[auth.Code]kind{
+	auth.CodeCredentialInQuery: {http.StatusBadRequest, "Credential in the URL"},
+	auth.CodeInvalidRequest:    {http.StatusBadRequest, "Invalid request"},
+	auth.CodeMissingCredential: {http.StatusUnauthorized, "Missing credential"},
+	auth.CodeInvalidCredential: {http.StatusUnauthorized, "Invalid credential"},
+	auth.CodeWrongEnvironment:  {http.StatusForbidden, "Wrong environment"},
+	auth.CodeInsufficientScope: {http.StatusForbidden, "Insufficient scope"},
+	auth.CodeNetworkNotAllowed: {http.StatusForbidden, "Network not allowed"},
+	auth.CodeNotAllowed:        {http.StatusForbidden, "Not allowed"},
+	auth.CodeUnavailable:       {http.StatusServiceUnavailable, "Verification unavailable"},
+}
+
+// Status returns the status of a refusal; 500 for one nobody knows.
+func Status(c auth.Code) int {
+	if k, ok := kinds[c]; ok {
+		return k.status
+	}
+	return http.StatusInternalServerError
+}
+
+// Writer writes refusals for one site.
+type Writer struct {
+	realm    string
+	typeBase string
+}
+
+// NewWriter returns a Writer. An empty realm is "api", an empty base
+// DefaultTypeBase.
+func NewWriter(realm, typeBase string) (*Writer, error) {
+	if realm == "" {
+		realm = "api"
+	}
+	if typeBase == "" {
+		typeBase = DefaultTypeBase
+	}
+	for i := range len(realm) {
+		if c := realm[i]; c < 0x20 || c > 0x7e || c == '"' || c == '\\' {
+			return nil, fmt.Errorf("realm %q: want printable ASCII without quotes and backslashes: %w", realm, auth.ErrInvalid)
+		}
+	}
+	return &Writer{realm, typeBase}, nil
+}
+
+type body struct {
+	Type     string `json:"type"`
+	Title    string `json:"title"`
+	Status   int    `json:"status"`
+	Detail   string `json:"detail"`
+	Instance string `json:"instance"`
+	Code     string `json:"code"`
+}
+
+// SetHeaders sets the headers that belong to a refusal whoever writes its
+// body, and returns the status.
+func (p *Writer) SetHeaders(h http.Header, r *auth.Refusal) int {
+	status := Status(r.Code)
+	h.Set("Cache-Control", "no-store")
+	switch status {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		h.Set("WWW-Authenticate", p.challenge(r))
+	case http.StatusServiceUnavailable:
+		h.Set("Retry-After", strconv.Itoa(retryAfter))
+	}
+	return status
+}
+
+// Write answers with a refusal. instance is urn:uuid:…, the same as in the
+// decision log.
+func (p *Writer) Write(w http.ResponseWriter, method string, r *auth.Refusal, instance string) error {
+	status := p.SetHeaders(w.Header(), r)
+	text, err := json.Marshal(body{
+		Type: p.typeBase + string(r.Code), Title: kinds[r.Code].title, Status: status,
+		Detail: r.Detail, Instance: instance, Code: string(r.Code),
+	})
+	if err != nil {
+		return fmt.Errorf("writing a problem: %w", err)
+	}
+	text = append(text, '\n')
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
+	w.WriteHeader(status)
+	if method == http.MethodHead {
+		return nil
+	}
+	_, err = w.Write(text)
+	return err
+}
+
+// challenge is RFC 6750, 3: no error code without a credential (3.1).
+func (p *Writer) challenge(r *auth.Refusal) string {
+	var b strings.Builder
+	b.WriteString(`Bearer realm="` + p.realm + `"`)
+	switch r.Code {
+	case auth.CodeInvalidCredential:
+		b.WriteString(`, error="invalid_token"`)
+	case auth.CodeInsufficientScope:
+		b.WriteString(`, error="insufficient_scope"`)
+		if r.Scopes != "" && !strings.ContainsAny(r.Scopes, "\"\\") {
+			b.WriteString(`, scope="` + r.Scopes + `"`)
+		}
+	}
+	return b.String()
+}

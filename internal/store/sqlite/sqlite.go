@@ -1,0 +1,195 @@
+// Package sqlite is the embedded store: one file, one writer, several
+// readers, in write-ahead mode with synchronous=FULL, by a driver in pure Go.
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"modernc.org/sqlite"
+	sqlitelib "modernc.org/sqlite/lib"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/store"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+const readers = 4
+
+// Backend is a database file. It implements store.Backend.
+type Backend struct{ path string }
+
+var _ store.Backend = (*Backend)(nil)
+
+// New returns the backend for a file. It touches nothing.
+func New(path string) *Backend {
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
+	return &Backend{path: path}
+}
+
+// Path is the absolute path of the database file.
+func (b *Backend) Path() string { return b.path }
+
+// Describe implements store.Backend.
+func (b *Backend) Describe() string { return "sqlite:" + b.path }
+
+// Migrations implements store.Backend.
+func (b *Backend) Migrations() fs.FS {
+	sub, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		panic(err) // the directory is embedded above
+	}
+	return sub
+}
+
+// Connect implements store.Backend. A new file gets mode 0600, a new
+// directory 0700.
+func (b *Backend) Connect(ctx context.Context, create bool) (*store.Conns, error) {
+	opened, err := b.ensureFile(create)
+	if err != nil {
+		return nil, err
+	}
+	c := &store.Conns{Current: func() error { return b.current(opened) }}
+	const reading = "_pragma=busy_timeout(5000)&_pragma=query_only(1)"
+	const writing = "_pragma=busy_timeout(5000)&_pragma=foreign_keys(1)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_txlock=immediate"
+	for _, o := range []struct {
+		db        **sql.DB
+		dsn       string
+		max, idle int
+	}{
+		{&c.Write, writing, 1, 1},
+		{&c.Read, reading, readers, readers},
+		{&c.Fresh, reading, 1, 0}, // a new connection each time: no page is remembered
+	} {
+		db, err := sql.Open("sqlite", b.dsn(o.dsn))
+		if err != nil {
+			return nil, fmt.Errorf("opening a connection: %w", err)
+		}
+		db.SetMaxOpenConns(o.max)
+		db.SetMaxIdleConns(o.idle)
+		*o.db = db
+	}
+	if !create {
+		return c, nil
+	}
+	if err := b.check(ctx, c.Read); err != nil {
+		for _, db := range []*sql.DB{c.Write, c.Read, c.Fresh} {
+			_ = db.Close() // the check's error is the one to report
+		}
+		return nil, err
+	}
+	return c, nil
+}
+
+// ensureFile returns what is at the path, creating it if create says so.
+func (b *Backend) ensureFile(create bool) (os.FileInfo, error) {
+	info, err := os.Stat(b.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if !create {
+			return nil, auth.WithHint(fmt.Errorf("there is no file %s: %w", b.path, auth.ErrNotInitialized), "make it with: caddy-auth store init")
+		}
+		if err := os.MkdirAll(filepath.Dir(b.path), 0o700); err != nil {
+			return nil, fmt.Errorf("making its directory: %w", notUsable(err))
+		}
+		f, err := os.OpenFile(b.path, os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("making the file: %w", notUsable(err))
+		}
+		if err := f.Close(); err != nil {
+			return nil, fmt.Errorf("making the file: %w", err)
+		}
+		info, err = os.Stat(b.path)
+		if err != nil {
+			return nil, fmt.Errorf("making the file: %w", err)
+		}
+	} else if err != nil {
+		return nil, notUsable(err)
+	}
+	if info.IsDir() {
+		return nil, fmt.Errorf("%s is a directory, want a file: %w", b.path, auth.ErrInvalid)
+	}
+	return info, nil
+}
+
+// notUsable marks an error of the file system that waiting does not mend.
+func notUsable(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return auth.WithHint(errors.Join(auth.ErrInvalid, err), "the directory must be writable for the user the gateway runs as")
+	}
+	return errors.Join(auth.ErrInvalid, err)
+}
+
+// check looks for damage through the whole file. It is done where a gateway
+// starts, not for every command.
+func (b *Backend) check(ctx context.Context, db *sql.DB) error {
+	var result string
+	if err := db.QueryRowContext(ctx, `PRAGMA quick_check(1)`).Scan(&result); err != nil {
+		return b.Classify(err)
+	}
+	if result != "ok" {
+		return auth.WithHint(fmt.Errorf("%s: %s: %w", b.path, result, auth.ErrCorrupt), "restore a backup; the damaged file was not touched")
+	}
+	return nil
+}
+
+// current compares the file at the path with the one that was opened.
+func (b *Backend) current(opened os.FileInfo) error {
+	now, err := os.Stat(b.path)
+	if err != nil {
+		return fmt.Errorf("the database file is gone: %w", errors.Join(auth.ErrUnavailable, err))
+	}
+	if !os.SameFile(opened, now) {
+		return fmt.Errorf("%s is another file than the one that was opened: %w", b.path, auth.ErrReplaced)
+	}
+	return nil
+}
+
+// BeginWrite implements store.Backend: the writer's lock is taken at once, so
+// sequence order is commit order.
+func (b *Backend) BeginWrite(ctx context.Context, db *sql.DB) (*sql.Tx, error) {
+	return db.BeginTx(ctx, nil)
+}
+
+// Classify implements store.Backend.
+func (b *Backend) Classify(err error) error {
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, sql.ErrConnDone) || strings.Contains(err.Error(), "database is closed") {
+			return errors.Join(auth.ErrUnavailable, err)
+		}
+		return err
+	}
+	switch e.Code() & 0xff {
+	case sqlitelib.SQLITE_CORRUPT, sqlitelib.SQLITE_NOTADB:
+		return auth.WithHint(fmt.Errorf("%s: %w: %w", b.path, auth.ErrCorrupt, err), "restore a backup; the damaged file was not touched")
+	case sqlitelib.SQLITE_ERROR:
+		if strings.Contains(err.Error(), "no such table") {
+			return errors.Join(auth.ErrNotInitialized, err)
+		}
+		return err
+	case sqlitelib.SQLITE_CONSTRAINT:
+		return errors.Join(auth.ErrConflict, err)
+	case sqlitelib.SQLITE_READONLY:
+		return auth.WithHint(fmt.Errorf("%s: %w: %w", b.path, auth.ErrUnavailable, err), "the file and its directory must be writable")
+	case sqlitelib.SQLITE_FULL:
+		return auth.WithHint(fmt.Errorf("%s: %w: %w", b.path, auth.ErrUnavailable, err), "the disk is full")
+	}
+	return fmt.Errorf("%s: %w: %w", b.path, auth.ErrUnavailable, err)
+}
+
+func (b *Backend) dsn(params string) string {
+	u := url.URL{Scheme: "file", Opaque: (&url.URL{Path: b.path}).EscapedPath(), RawQuery: params}
+	return u.String() + "&mode=rw"
+}

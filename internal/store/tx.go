@@ -1,0 +1,120 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+)
+
+// Tx is one change. Its time is frozen when it begins. It commits only with
+// both a journal row and an audit row, if it changed anything.
+type Tx struct {
+	d         *DB
+	tx        *sql.Tx
+	actor     string
+	now       int64
+	changed   bool
+	journaled bool
+	audited   bool
+}
+
+// Change runs one change in a write transaction and commits it, or rolls all
+// of it back if change returns an error.
+func (d *DB) Change(ctx context.Context, actor string, change func(*Tx) error) error {
+	sqlTx, err := d.backend.BeginWrite(ctx, d.current().Write)
+	if err != nil {
+		return d.wrap("beginning a change", err)
+	}
+	defer func() { _ = sqlTx.Rollback() }() // after a commit it does nothing
+	tx := &Tx{d: d, tx: sqlTx, actor: actor, now: Millis(time.Now())}
+	if err := change(tx); err != nil {
+		return err
+	}
+	if !tx.changed {
+		return nil
+	}
+	if !tx.journaled || !tx.audited {
+		return errors.New("a change without a journal row and an audit row was not committed")
+	}
+	return d.wrap("committing a change", sqlTx.Commit())
+}
+
+// Now is the transaction's time in unix milliseconds.
+func (tx *Tx) Now() int64 { return tx.now }
+
+func (tx *Tx) exec(ctx context.Context, doing, query string, args ...any) error {
+	tx.changed = true
+	_, err := tx.tx.ExecContext(ctx, query, args...)
+	return tx.d.wrap(doing, err)
+}
+
+func (tx *Tx) queryRow(ctx context.Context, query string, args ...any) *sql.Row {
+	return tx.tx.QueryRowContext(ctx, query, args...)
+}
+
+// Journal writes the change's journal row: the credentials or the parent that
+// it concerns.
+func (tx *Tx) Journal(ctx context.Context, kind string, fps []auth.Fingerprint, parent auth.Parent) error {
+	var id auth.RowID
+	if _, err := rand.Read(id[:]); err != nil {
+		return fmt.Errorf("reading random bytes: %w", err)
+	}
+	packed := make([]byte, 0, len(fps)*len(auth.Fingerprint{}))
+	for _, fp := range fps {
+		packed = append(packed, fp[:]...)
+	}
+	tx.journaled = true
+	return tx.exec(ctx, "writing the journal",
+		`INSERT INTO journal (id, at, kind, fingerprints, parent_kind, parent_name) VALUES ($1, $2, $3, $4, $5, $6)`,
+		id[:], tx.now, kind, packed, string(parent.Kind), parent.Name)
+}
+
+// Audit writes who did what to which target. detail never holds a secret.
+func (tx *Tx) Audit(ctx context.Context, action, target string, detail map[string]any) error {
+	text, err := json.Marshal(detail)
+	if err != nil {
+		return fmt.Errorf("writing the audit log: %w", err)
+	}
+	tx.audited = true
+	return tx.exec(ctx, "writing the audit log",
+		`INSERT INTO audit (at, actor, action, target, detail) VALUES ($1, $2, $3, $4, $5)`,
+		tx.now, tx.actor, action, target, string(text))
+}
+
+// Note writes an audit row that belongs to no change, such as a leak.
+func (d *DB) Note(ctx context.Context, actor, action, target string, detail map[string]any) error {
+	return d.Change(ctx, actor, func(tx *Tx) error {
+		tx.journaled = true // nothing a cache could have got wrong
+		return tx.Audit(ctx, action, target, detail)
+	})
+}
+
+// AuditEntry is one row of the audit log. Detail is a JSON object.
+type AuditEntry struct {
+	At                            int64
+	Actor, Action, Target, Detail string
+}
+
+// AuditOf returns the audit rows about target, oldest first.
+func (d *DB) AuditOf(ctx context.Context, target string) ([]AuditEntry, error) {
+	rows, err := d.current().Read.QueryContext(ctx, `SELECT at, actor, action, target, detail FROM audit WHERE target = $1 ORDER BY id`, target)
+	if err != nil {
+		return nil, d.wrap("reading the audit log", err)
+	}
+	defer rows.Close()
+	var out []AuditEntry
+	for rows.Next() {
+		var e AuditEntry
+		if err := rows.Scan(&e.At, &e.Actor, &e.Action, &e.Target, &e.Detail); err != nil {
+			return nil, d.wrap("reading the audit log", err)
+		}
+		out = append(out, e)
+	}
+	return out, d.wrap("reading the audit log", rows.Err())
+}

@@ -1,0 +1,263 @@
+package verifier
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/redact"
+)
+
+// MaxCredentialLen bounds a credential before it is hashed.
+const MaxCredentialLen = 8192
+
+const authorization = "Authorization"
+
+// Presented is what a request's credential headers held.
+type Presented struct {
+	// Credential is the one credential, if Refusal is nil and it isn't empty.
+	Credential string
+	// Bearer says it came as Authorization: Bearer.
+	Bearer bool
+	// Foreign says Authorization held a scheme that isn't ours; such a header
+	// is left where it was.
+	Foreign bool
+	// Refusal says why the headers can't be used.
+	Refusal *auth.Refusal
+}
+
+// Sources are the headers that carry credentials on a site.
+type Sources struct {
+	keyHeaders []string // canonical, without Authorization
+	bearer     bool
+	folded     map[string]bool
+	advice     string // how to send a credential, for details
+}
+
+var forbiddenSources = []string{"Cookie", "Host", "Connection", "Content-Length", "Content-Type", "Transfer-Encoding", "Te", "Trailer", "Upgrade", "Proxy-Authorization", "Referer", "Origin"}
+
+// NewSources compiles header names.
+func NewSources(headers []string) (*Sources, error) {
+	s := &Sources{folded: map[string]bool{}}
+	var ways []string
+	for _, h := range headers {
+		if !validFieldName(h) {
+			return nil, fmt.Errorf("header %q is not a field name: %w", h, auth.ErrInvalid)
+		}
+		name := http.CanonicalHeaderKey(h)
+		if slices.Contains(forbiddenSources, name) {
+			return nil, fmt.Errorf("header %s can't carry a credential: %w", h, auth.ErrInvalid)
+		}
+		if name == authorization {
+			s.bearer = true
+			ways = append(ways, "Authorization: Bearer <key>")
+			continue
+		}
+		if slices.Contains(s.keyHeaders, name) {
+			continue
+		}
+		s.keyHeaders = append(s.keyHeaders, name)
+		s.folded[foldName(name)] = true
+		ways = append(ways, h+": <key>")
+	}
+	if len(ways) == 0 {
+		return nil, fmt.Errorf("no header to read credentials from: %w", auth.ErrInvalid)
+	}
+	s.advice = strings.Join(ways, " or ")
+	return s, nil
+}
+
+// Advice says how to send a credential, for people.
+func (s *Sources) Advice() string { return s.advice }
+
+// KeyHeaders are the canonical names of the headers that carry keys.
+func (s *Sources) KeyHeaders() []string { return s.keyHeaders }
+
+// Take reads the credential headers of h and, unless keep, removes them, with
+// every other spelling of them that an upstream might fold into one.
+func (s *Sources) Take(h http.Header, prefixes []string, keep bool) Presented {
+	p := s.read(h, prefixes)
+	if keep {
+		return p
+	}
+	for _, name := range s.keyHeaders {
+		delete(h, name)
+	}
+	if s.bearer && !p.Foreign {
+		delete(h, authorization)
+	}
+	return p
+}
+
+// IsAlias reports whether a header name is another spelling of a credential
+// header.
+func (s *Sources) IsAlias(folded []byte) bool { return s.folded[string(folded)] }
+
+func (s *Sources) read(h http.Header, prefixes []string) Presented {
+	var p Presented
+	count := 0
+	for _, name := range s.keyHeaders {
+		if vals, ok := h[name]; ok {
+			count += max(len(vals), 1)
+			if len(vals) == 1 {
+				p.Credential = vals[0]
+			}
+		}
+	}
+	fromKeyHeader := count > 0
+	var authz []string
+	if s.bearer {
+		authz = h[authorization]
+		count += len(authz)
+	}
+	if len(authz) == 1 && foreignScheme(authz[0]) {
+		p.Foreign = !hidesKey(authz[0], prefixes)
+	}
+	switch {
+	case count == 0:
+		return p
+	case count > 1:
+		return Presented{Foreign: p.Foreign, Refusal: invalid("more than one credential: send one of " + s.advice)}
+	case fromKeyHeader:
+		p.Refusal = checkCredential(p.Credential, s.advice)
+		return p
+	}
+	if !isBearer(authz[0]) && hidesKey(authz[0], prefixes) {
+		return Presented{Refusal: invalid("an API key under another scheme, or none: send " + s.advice)}
+	}
+	if p.Foreign {
+		return p
+	}
+	return readBearer(authz[0], s.advice)
+}
+
+// readBearer parses an Authorization value of the Bearer scheme (RFC 6750,
+// 2.1), or of none.
+func readBearer(value, advice string) Presented {
+	if !isBearer(value) {
+		return Presented{Refusal: invalid("malformed Authorization header: send " + advice)}
+	}
+	token := value[len("Bearer"):]
+	if strings.Trim(token, " \t") == "" {
+		return Presented{Refusal: invalid("Bearer without a token: send " + advice)}
+	}
+	if token[0] != ' ' || token[1] == ' ' {
+		return Presented{Refusal: invalid("malformed Authorization header: want one space between Bearer and the token")}
+	}
+	token = token[1:]
+	if r := checkCredential(token, advice); r != nil {
+		return Presented{Refusal: r}
+	}
+	if !isB64Token(token) {
+		return Presented{Refusal: invalid("malformed Authorization header: the token has characters that RFC 6750 does not allow")}
+	}
+	return Presented{Credential: token, Bearer: true}
+}
+
+// isBearer reports whether value's scheme is Bearer, in any case (RFC 9110, 11.1).
+func isBearer(value string) bool {
+	const scheme = "bearer"
+	if len(value) < len(scheme) || !strings.EqualFold(value[:len(scheme)], scheme) {
+		return false
+	}
+	return len(value) == len(scheme) || value[len(scheme)] == ' ' || value[len(scheme)] == '\t'
+}
+
+// foreignScheme reports whether value is well-formed credentials of a scheme
+// other than Bearer: a token, one or more spaces, then something.
+func foreignScheme(value string) bool {
+	scheme, rest, ok := strings.Cut(value, " ")
+	return ok && validFieldName(scheme) && !strings.EqualFold(scheme, "bearer") && strings.Trim(rest, " \t") != ""
+}
+
+// hidesKey reports whether a value holds a text shaped like one of our keys,
+// in clear or as a user name or password of Basic (RFC 7617, 2).
+func hidesKey(value string, prefixes []string) bool {
+	if redact.HasKey(value, prefixes) {
+		return true
+	}
+	scheme, rest, _ := strings.Cut(value, " ")
+	if !strings.EqualFold(scheme, "basic") {
+		return false
+	}
+	raw, err := base64.StdEncoding.DecodeString(strings.Trim(rest, " \t"))
+	return err == nil && redact.HasKey(string(raw), prefixes)
+}
+
+func checkCredential(c, advice string) *auth.Refusal {
+	if strings.Trim(c, " \t") == "" {
+		return invalid("empty credential: send " + advice)
+	}
+	if len(c) > MaxCredentialLen {
+		return invalid(fmt.Sprintf("the credential is longer than %d bytes", MaxCredentialLen))
+	}
+	for i := range len(c) {
+		switch b := c[i]; {
+		case b == ',':
+			return invalid("more than one credential, or a comma in one: send " + advice)
+		case b <= 0x20 || b >= 0x7f:
+			return invalid("the credential has blanks, control or non-ASCII characters: send " + advice)
+		}
+	}
+	return nil
+}
+
+// isB64Token is RFC 6750's b64token.
+func isB64Token(s string) bool {
+	trimmed := strings.TrimRight(s, "=")
+	if trimmed == "" {
+		return false
+	}
+	for i := range len(trimmed) {
+		switch b := trimmed[i]; {
+		case b >= '0' && b <= '9', b|0x20 >= 'a' && b|0x20 <= 'z':
+		case strings.IndexByte("-._~+/", b) >= 0:
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// validFieldName is RFC 9110's token.
+func validFieldName(s string) bool {
+	if s == "" {
+		return false
+	}
+	for i := range len(s) {
+		switch b := s[i]; {
+		case b >= '0' && b <= '9', b|0x20 >= 'a' && b|0x20 <= 'z':
+		case strings.IndexByte("!#$%&'*+-.^_`|~", b) >= 0:
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+func foldName(name string) string {
+	b := []byte(name)
+	for i, c := range b {
+		b[i] = FoldByte(c)
+	}
+	return string(b)
+}
+
+// FoldByte folds one byte of a header name as gateways to CGI, WSGI and PHP
+// do: letters to lower case, all that is no letter or digit to '_'.
+func FoldByte(c byte) byte {
+	switch {
+	case c >= 'A' && c <= 'Z':
+		return c | 0x20
+	case c >= 'a' && c <= 'z', c >= '0' && c <= '9':
+		return c
+	}
+	return '_'
+}
+
+func invalid(detail string) *auth.Refusal {
+	return &auth.Refusal{Code: auth.CodeInvalidRequest, Detail: detail}
+}

@@ -1,0 +1,225 @@
+package verifier
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/redact"
+)
+
+// AnyEnvironment opens a site to credentials of every environment.
+const AnyEnvironment = "any"
+
+// SiteRules are one site's rules, as configured. The zero value is the
+// strictest site: everything protected, live credentials only.
+type SiteRules struct {
+	Public         []PathRule
+	Environments   []string // none: live
+	Accept         []auth.Method
+	RequireScopes  []string
+	Query          redact.Rules
+	AllowAmbiguous bool
+	PreflightPass  bool
+	Optional       bool
+}
+
+// Site judges requests and identities by one site's rules. It is immutable.
+type Site struct {
+	rules   SiteRules
+	scanner *redact.Scanner
+}
+
+// NewSite compiles rules. All that is wrong with them is in the error.
+func NewSite(r SiteRules) (*Site, error) {
+	var errs []error
+	for _, p := range r.Public {
+		if err := p.Validate(); err != nil {
+			errs = append(errs, fmt.Errorf("public: %w", err))
+		}
+	}
+	for _, m := range r.Accept {
+		if !slices.Contains(auth.Methods(), m) {
+			errs = append(errs, fmt.Errorf("accept: unknown method %q: %w", m, auth.ErrInvalid))
+		}
+	}
+	for _, s := range r.RequireScopes {
+		if err := CheckScope(s); err != nil {
+			errs = append(errs, fmt.Errorf("require_scope: %w", err))
+		}
+	}
+	if slices.Contains(r.Environments, AnyEnvironment) && len(r.Environments) > 1 {
+		errs = append(errs, fmt.Errorf("environment: any stands alone: %w", auth.ErrInvalid))
+	}
+	return &Site{rules: r, scanner: redact.NewScanner(r.Query)}, errors.Join(errs...)
+}
+
+// CheckScope says what is wrong with a scope token (RFC 6749, 3.3).
+func CheckScope(s string) error {
+	if s == "" || len(s) > 128 {
+		return fmt.Errorf("scope %q: want 1 to 128 characters: %w", s, auth.ErrInvalid)
+	}
+	for i := range len(s) {
+		if c := s[i]; c < 0x21 || c > 0x7e || c == '"' || c == '\\' {
+			return fmt.Errorf("scope %q: want visible ASCII without quotes and backslashes: %w", s, auth.ErrInvalid)
+		}
+	}
+	return nil
+}
+
+// Target is what a site makes of a request's method and raw target, before
+// any credential is looked at.
+type Target struct {
+	Refusal *auth.Refusal
+	Public  bool
+	Leaked  []string // texts shaped like our keys, to be burnt
+}
+
+// JudgeTarget scans a request's raw target and path. target is as the client
+// sent it; preflight says it is a CORS preflight request.
+func (s *Site) JudgeTarget(method, target string, preflight bool, prefixes []string) Target {
+	if f := s.scanner.Scan(target, prefixes); f.What != redact.Nothing {
+		return Target{Refusal: targetRefusal(f), Leaked: f.Keys}
+	}
+	if oddMethod(method) {
+		return Target{Refusal: invalid("the method has lower-case letters: methods are case-sensitive, send " + strings.ToUpper(printableToken(method)))}
+	}
+	path := TargetPath(target)
+	if ReadPath(path) == Ambiguous && !s.rules.AllowAmbiguous {
+		return Target{Refusal: invalid("the path can be read in more than one way: send it without dot segments, empty segments, backslashes, semicolons and invalid escapes")}
+	}
+	if MatchRules(s.rules.Public, method, path) || preflight && s.rules.PreflightPass {
+		return Target{Public: true}
+	}
+	return Target{}
+}
+
+// WouldBePublic reports whether the site's public rules match another path
+// than the one the client sent, to explain a refusal.
+func (s *Site) WouldBePublic(method, path string) bool {
+	return MatchRules(s.rules.Public, method, path)
+}
+
+// Optional reports whether a request without a credential passes.
+func (s *Site) Optional() bool { return s.rules.Optional }
+
+func targetRefusal(f redact.Finding) *auth.Refusal {
+	const advice = "a URL ends up in logs, histories and caches: send credentials in a header, and replace this one if it was real"
+	r := &auth.Refusal{Code: auth.CodeCredentialInQuery}
+	switch {
+	case f.What == redact.MalformedTarget:
+		return invalid("the request target has user information or a fragment")
+	case f.InPath:
+		r.Detail = "a credential in the path; " + advice
+	case f.Name != "":
+		r.Detail = fmt.Sprintf("the query parameter %q holds a credential; %s", f.Name, advice)
+	default:
+		r.Detail = "a credential in the query; " + advice
+	}
+	return r
+}
+
+// JudgeIdentity applies the site's rules to a verified identity. It returns
+// nil to let the request through. address returns the address networks are
+// judged on and is called only for credentials bound to networks.
+func (s *Site) JudgeIdentity(id *auth.Identity, address func() (netip.Addr, bool)) *auth.Refusal {
+	if len(s.rules.Accept) > 0 && !slices.Contains(s.rules.Accept, id.Method) {
+		return &auth.Refusal{Code: auth.CodeNotAllowed, Detail: fmt.Sprintf("this site does not accept credentials of the method %s", id.Method), Reason: "method"}
+	}
+	if !s.acceptsEnvironment(id.Environment) {
+		want := auth.EnvironmentLive
+		if len(s.rules.Environments) > 0 {
+			want = strings.Join(s.rules.Environments, " or ")
+		}
+		return &auth.Refusal{Code: auth.CodeWrongEnvironment, Detail: fmt.Sprintf("the credential is of the environment %s, this site takes %s", id.Environment, want)}
+	}
+	if id.Networks != "" {
+		if r := judgeNetworks(id.Networks, address); r != nil {
+			return r
+		}
+	}
+	for _, scope := range s.rules.RequireScopes {
+		if !id.HasScope(scope) {
+			return missingScopes(id, s.rules.RequireScopes)
+		}
+	}
+	return nil
+}
+
+func (s *Site) acceptsEnvironment(env string) bool {
+	if len(s.rules.Environments) == 0 {
+		return env == auth.EnvironmentLive
+	}
+	return s.rules.Environments[0] == AnyEnvironment || slices.Contains(s.rules.Environments, env)
+}
+
+func missingScopes(id *auth.Identity, want []string) *auth.Refusal {
+	var missing []string
+	for _, w := range want {
+		if !id.HasScope(w) {
+			missing = append(missing, w)
+		}
+	}
+	return &auth.Refusal{
+		Code:   auth.CodeInsufficientScope,
+		Detail: "the credential lacks: " + strings.Join(missing, " "),
+		Scopes: strings.Join(want, " "),
+	}
+}
+
+// judgeNetworks fails closed: no address, or a prefix that can't be read,
+// lets nobody in.
+func judgeNetworks(networks string, address func() (netip.Addr, bool)) *auth.Refusal {
+	addr, ok := address()
+	if !ok {
+		return &auth.Refusal{Code: auth.CodeNetworkNotAllowed, Detail: "the credential is bound to networks and the client's address is not known"}
+	}
+	addr = addr.Unmap().WithZone("")
+	for word := range strings.FieldsSeq(networks) {
+		if p, err := netip.ParsePrefix(word); err == nil && p.Contains(addr) {
+			return nil
+		}
+	}
+	return &auth.Refusal{Code: auth.CodeNetworkNotAllowed, Detail: "the credential may not be used from " + addr.String()}
+}
+
+// IsPreflight reports whether a request is a CORS preflight (Fetch, 3.2.2).
+func IsPreflight(method string, h http.Header) bool {
+	return method == http.MethodOptions && len(h["Origin"]) > 0 && len(h["Access-Control-Request-Method"]) > 0
+}
+
+// DenialRefusal is what a client sees of a denied credential: one sentence
+// for all reasons, so that nothing is learnt by trying.
+func DenialRefusal(r auth.Reason) *auth.Refusal {
+	return &auth.Refusal{
+		Code:   auth.CodeInvalidCredential,
+		Detail: "the credential is unknown, mistyped, expired, replaced, revoked or disabled",
+		Reason: r.String(),
+	}
+}
+
+// MissingRefusal is the answer to a request without a credential.
+func (s *Sources) MissingRefusal() *auth.Refusal {
+	return &auth.Refusal{Code: auth.CodeMissingCredential, Detail: "no credential: send " + s.advice}
+}
+
+// UndecidedRefusal is the answer when the store could not be asked. The cause
+// goes to the log only.
+func UndecidedRefusal(cause error) *auth.Refusal {
+	r := &auth.Refusal{Code: auth.CodeUnavailable, Detail: "credentials can't be verified right now; this says nothing about yours, try again"}
+	if cause != nil {
+		r.Reason = cause.Error()
+	}
+	return r
+}
+
+func printableToken(s string) string {
+	if validFieldName(s) && len(s) <= 32 {
+		return s
+	}
+	return "it in upper case"
+}
