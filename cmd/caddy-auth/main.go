@@ -1,10 +1,14 @@
+// Command caddy-auth is Caddy with the auth gateway and its commands built in.
 package main
 
 import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
-	_ "modernc.org/sqlite"
-	_ "golang.org/x/term"
+
+	"github.com/caddy-auth/caddy-auth/caddymodule"
 )
 
-func main() { caddycmd.Main() }
+func main() {
+	caddymodule.Brand()
+	caddycmd.Main()
+}

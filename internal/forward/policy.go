@@ -19,7 +19,7 @@ var foreignHeaders = []string{
 	"Remote-User", "Remote-Name", "Remote-Email", "Remote-Groups", "X-Remote-*",
 	"X-Forwarded-User", "X-Forwarded-Email", "X-Forwarded-Groups", "X-Forwarded-Preferred-Username", "X-Forwarded-Access-Token",
 	"X-Auth-Request-*", "X-Consumer-*", "X-Credential-Identifier", "X-Anonymous-Consumer", "X-Authenticated-*",
-	"X-WebAuth-*", "X-Token-*", "X-Pomerium-*", "X-Authentik-*", "X-User-Id", "X-User-Email", "X-User-Name", "X-Tenant-Id",
+	"X-WebAuth-*", "X-Pomerium-*", "X-Authentik-*",
 }
 
 // Names a policy may neither set nor map to.

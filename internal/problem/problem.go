@@ -4,6 +4,7 @@
 package problem
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -94,21 +95,23 @@ func (p *Writer) SetHeaders(h http.Header, r *auth.Refusal) int {
 // decision log.
 func (p *Writer) Write(w http.ResponseWriter, method string, r *auth.Refusal, instance string) error {
 	status := p.SetHeaders(w.Header(), r)
-	text, err := json.Marshal(body{
+	var text bytes.Buffer
+	enc := json.NewEncoder(&text)
+	enc.SetEscapeHTML(false) // it is no HTML, and people read it
+	err := enc.Encode(body{
 		Type: p.typeBase + string(r.Code), Title: kinds[r.Code].title, Status: status,
 		Detail: r.Detail, Instance: instance, Code: string(r.Code),
 	})
 	if err != nil {
 		return fmt.Errorf("writing a problem: %w", err)
 	}
-	text = append(text, '\n')
 	w.Header().Set("Content-Type", "application/problem+json")
-	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
+	w.Header().Set("Content-Length", strconv.Itoa(text.Len()))
 	w.WriteHeader(status)
 	if method == http.MethodHead {
 		return nil
 	}
-	_, err = w.Write(text)
+	_, err = w.Write(text.Bytes())
 	return err
 }
 

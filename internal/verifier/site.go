@@ -48,7 +48,7 @@ func NewSite(r SiteRules) (*Site, error) {
 		}
 	}
 	for _, s := range r.RequireScopes {
-		if err := CheckScope(s); err != nil {
+		if err := auth.CheckScope(s); err != nil {
 			errs = append(errs, fmt.Errorf("require_scope: %w", err))
 		}
 	}
@@ -56,19 +56,6 @@ func NewSite(r SiteRules) (*Site, error) {
 		errs = append(errs, fmt.Errorf("environment: any stands alone: %w", auth.ErrInvalid))
 	}
 	return &Site{rules: r, scanner: redact.NewScanner(r.Query)}, errors.Join(errs...)
-}
-
-// CheckScope says what is wrong with a scope token (RFC 6749, 3.3).
-func CheckScope(s string) error {
-	if s == "" || len(s) > 128 {
-		return fmt.Errorf("scope %q: want 1 to 128 characters: %w", s, auth.ErrInvalid)
-	}
-	for i := range len(s) {
-		if c := s[i]; c < 0x21 || c > 0x7e || c == '"' || c == '\\' {
-			return fmt.Errorf("scope %q: want visible ASCII without quotes and backslashes: %w", s, auth.ErrInvalid)
-		}
-	}
-	return nil
 }
 
 // Target is what a site makes of a request's method and raw target, before
@@ -124,9 +111,9 @@ func targetRefusal(f redact.Finding) *auth.Refusal {
 }
 
 // JudgeIdentity applies the site's rules to a verified identity. It returns
-// nil to let the request through. address returns the address networks are
-// judged on and is called only for credentials bound to networks.
-func (s *Site) JudgeIdentity(id *auth.Identity, address func() (netip.Addr, bool)) *auth.Refusal {
+// nil to let the request through. address is what networks are judged on; it
+// is needed only for credentials bound to networks.
+func (s *Site) JudgeIdentity(id *auth.Identity, address netip.Addr) *auth.Refusal {
 	if len(s.rules.Accept) > 0 && !slices.Contains(s.rules.Accept, id.Method) {
 		return &auth.Refusal{Code: auth.CodeNotAllowed, Detail: fmt.Sprintf("this site does not accept credentials of the method %s", id.Method), Reason: "method"}
 	}
@@ -173,9 +160,8 @@ func missingScopes(id *auth.Identity, want []string) *auth.Refusal {
 
 // judgeNetworks fails closed: no address, or a prefix that can't be read,
 // lets nobody in.
-func judgeNetworks(networks string, address func() (netip.Addr, bool)) *auth.Refusal {
-	addr, ok := address()
-	if !ok {
+func judgeNetworks(networks string, addr netip.Addr) *auth.Refusal {
+	if !addr.IsValid() {
 		return &auth.Refusal{Code: auth.CodeNetworkNotAllowed, Detail: "the credential is bound to networks and the client's address is not known"}
 	}
 	addr = addr.Unmap().WithZone("")

@@ -120,6 +120,13 @@ func (b *Backend) ensureFile(create bool) (os.FileInfo, error) {
 	if info.IsDir() {
 		return nil, fmt.Errorf("%s is a directory, want a file: %w", b.path, auth.ErrInvalid)
 	}
+	f, err := os.Open(b.path)
+	if err != nil {
+		return nil, notUsable(err)
+	}
+	if err := f.Close(); err != nil {
+		return nil, err
+	}
 	return info, nil
 }
 

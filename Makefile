@@ -1,0 +1,48 @@
+# Run `make help` for what there is.
+SHELL := /bin/bash
+GO ?= go
+TAGS := nobadger,nomysql,nopgx
+TOOLS := $(GO) tool -modfile=test/tools/go.mod
+BIN := .bin
+
+.DEFAULT_GOAL := help
+
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+build: ## Build .bin/caddy-auth, static
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -o $(BIN)/caddy-auth ./cmd/caddy-auth
+
+test: deps ## Install what the tests need (as root, through apt) and run them all
+	$(GO) test ./...
+
+deps: ## Install what the tests need, or say what to install
+	@test/deps.sh
+
+race: deps ## The tests under the race detector
+	$(GO) test -race ./...
+
+lint: ## gofumpt, go vet, staticcheck, caddy fmt
+	@test -z "$$($(TOOLS) gofumpt -l cmd caddymodule internal test)" || { $(TOOLS) gofumpt -d cmd caddymodule internal test; exit 1; }
+	$(GO) vet ./...
+	$(TOOLS) staticcheck ./...
+	$(GO) run ./cmd/caddy-auth fmt --diff Caddyfile.example > /dev/null
+
+fmt: ## Format everything
+	$(TOOLS) gofumpt -w cmd caddymodule internal test
+	$(GO) run ./cmd/caddy-auth fmt --overwrite Caddyfile.example
+
+fuzz: ## Every fuzz target for FUZZTIME (default 30s)
+	test/fuzz.sh $${FUZZTIME:-30s}
+
+bench-micro: ## Go benchmarks and their allocations
+	$(GO) test -run '^$$' -bench . -benchmem ./internal/verifier ./internal/cache ./internal/redact ./caddymodule
+
+bench: ## CPU per request against plain Caddy, both loaded at once (some minutes)
+	$(GO) run ./test/load
+
+soak: ## The long property tests (some minutes)
+	CADDY_AUTH_SOAK=1 $(GO) test -timeout 60m -count=1 -run 'Property|Soak' -v ./caddymodule ./internal/cache ./internal/feed ./internal/verifier
+
+.PHONY: help build test deps race lint fmt fuzz bench-micro bench soak

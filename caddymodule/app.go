@@ -1,0 +1,203 @@
+package caddymodule
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/cache"
+	"github.com/caddy-auth/caddy-auth/internal/feed"
+	"github.com/caddy-auth/caddy-auth/internal/secret"
+)
+
+func init() {
+	caddy.RegisterModule(App{})
+	caddy.RegisterModule(Handler{})
+	caddy.RegisterModule(Require{})
+	caddy.RegisterModule(SQLiteStore{})
+}
+
+// Defaults of the global block.
+const (
+	DefaultKeyPrefix = "ca"
+	DefaultKeyHeader = "X-API-Key"
+)
+
+// App holds what all sites share: the store, the caches and the defaults of
+// the auth handlers. Its resources survive a reload that does not change
+// them.
+type App struct {
+	// The store that is the truth. Default: sqlite in Caddy's data directory.
+	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=auth.stores inline_key=driver"`
+
+	// The key that wraps every secret the store holds: 32 bytes in base64 or
+	// hex. Use a placeholder such as {env.X} or {file.X}: what stands here is
+	// shown by the admin API. Default for sqlite: a generated file beside the
+	// database, mode 0600.
+	MasterKey string `json:"master_key,omitempty"`
+
+	// The memory tier.
+	Cache *CacheConfig `json:"cache,omitempty"`
+
+	// How often the journal of changes is read. Default: 1s.
+	PollInterval caddy.Duration `json:"poll_interval,omitempty"`
+
+	// The longest time cached verdicts are trusted without a successful look
+	// at the journal. Default: 2m.
+	MaxStaleness caddy.Duration `json:"max_staleness,omitempty"`
+
+	// The first part of keys issued from now on. Every prefix ever issued
+	// stays valid. Default: ca.
+	KeyPrefix string `json:"key_prefix,omitempty"`
+
+	// The headers that carry an API key. Default: X-API-Key.
+	KeyHeaders []string `json:"key_headers,omitempty"`
+
+	// More query parameter names to refuse, on every site.
+	RefuseQuery []string `json:"refuse_query,omitempty"`
+
+	// Query parameter names that are allowed although they look like
+	// credentials, on every site.
+	AllowQuery []QueryAllowance `json:"allow_query,omitempty"`
+
+	// The identity headers upstreams see, on every site.
+	IdentityHeaders *IdentityHeaders `json:"identity_headers,omitempty"`
+
+	// The beginning of the "type" of every problem answer.
+	// Default: urn:caddy-auth:problem:
+	ProblemTypes string `json:"problem_types,omitempty"`
+
+	log     *zap.Logger
+	rt      *runtime
+	poolKey runtimeKey
+	held    bool
+}
+
+// CacheConfig sizes the memory tier.
+type CacheConfig struct {
+	// How many identities are kept. Default: 100000.
+	Size int `json:"size,omitempty"`
+	// How long an identity is kept. Default: 5m.
+	TTL caddy.Duration `json:"ttl,omitempty"`
+	// How many denials are kept. Default: 20000.
+	NegativeSize int `json:"negative_size,omitempty"`
+	// How long a denial is kept. Default: 10s.
+	NegativeTTL caddy.Duration `json:"negative_ttl,omitempty"`
+}
+
+// QueryAllowance lifts query names, and the JWT shape under them, on paths.
+type QueryAllowance struct {
+	// The parameter names.
+	Names []string `json:"names,omitempty"`
+	// Paths as the client sends them, exact or ending in /*. None: all.
+	Paths []string `json:"paths,omitempty"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "auth", New: func() caddy.Module { return new(App) }}
+}
+
+// Provision checks the configuration and takes a reference to its resources.
+// It opens no connection and writes no file.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.log = ctx.Logger()
+	if a.KeyPrefix == "" {
+		a.KeyPrefix = DefaultKeyPrefix
+	}
+	if len(a.KeyHeaders) == 0 {
+		a.KeyHeaders = []string{DefaultKeyHeader}
+	}
+	if err := a.check(); err != nil {
+		return err
+	}
+	backend, err := a.loadStore(ctx)
+	if err != nil {
+		return err
+	}
+	master, err := a.resolveMasterKey()
+	if err != nil {
+		return err
+	}
+	c := a.Cache
+	if c == nil {
+		c = &CacheConfig{}
+	}
+	a.poolKey = runtimeKey{
+		store:     backend.Describe(),
+		master:    sha256.Sum256([]byte(master.Reveal())),
+		prefix:    a.KeyPrefix,
+		limits:    cache.Limits{Size: c.Size, TTL: time.Duration(c.TTL), NegativeSize: c.NegativeSize, NegativeTTL: time.Duration(c.NegativeTTL)},
+		following: feed.Config{PollInterval: time.Duration(a.PollInterval), MaxStaleness: time.Duration(a.MaxStaleness)},
+	}
+	v, _, err := runtimes.LoadOrNew(a.poolKey, func() (caddy.Destructor, error) {
+		return newRuntime(a.poolKey, backend, master), nil
+	})
+	if err != nil {
+		return err
+	}
+	a.rt, a.held = v.(*runtime), true
+	return nil
+}
+
+func (a *App) check() error {
+	errs := []error{secret.CheckPrefix(a.KeyPrefix)}
+	if a.PollInterval < 0 || a.MaxStaleness < 0 {
+		errs = append(errs, errors.New("poll_interval and max_staleness can't be negative"))
+	}
+	if a.PollInterval > 0 && a.MaxStaleness > 0 && a.MaxStaleness < 2*a.PollInterval {
+		errs = append(errs, fmt.Errorf("max_staleness %s is less than two poll intervals of %s: every look that takes long would end in 503",
+			time.Duration(a.MaxStaleness), time.Duration(a.PollInterval)))
+	}
+	if c := a.Cache; c != nil && (c.Size < 0 || c.TTL < 0 || c.NegativeSize < 0 || c.NegativeTTL < 0) {
+		errs = append(errs, errors.New("cache: sizes and times can't be negative"))
+	}
+	return errors.Join(errs...)
+}
+
+func (a *App) resolveMasterKey() (auth.Secret, error) {
+	if a.MasterKey == "" {
+		return auth.Secret{}, nil
+	}
+	text, err := caddy.NewReplacer().ReplaceOrErr(a.MasterKey, true, true)
+	if err != nil {
+		return auth.Secret{}, fmt.Errorf("master_key: %w", err)
+	}
+	key := auth.NewSecret(text)
+	if _, err := secret.ParseMasterKey(key); err != nil {
+		return auth.Secret{}, err
+	}
+	return key, nil
+}
+
+// Start opens the store. A store that can't be understood refuses to load; one
+// that can't be reached is tried again, and meanwhile requests get 503.
+func (a *App) Start() error {
+	a.rt.setLogger(a.log)
+	return a.rt.start()
+}
+
+// Stop does nothing: resources are given back in Cleanup.
+func (a *App) Stop() error { return nil }
+
+// Cleanup gives the resources back.
+func (a *App) Cleanup() error {
+	if !a.held {
+		return nil
+	}
+	a.held = false
+	_, err := runtimes.Delete(a.poolKey)
+	return err
+}
+
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+)

@@ -1,0 +1,221 @@
+package caddymodule
+
+import (
+	"strconv"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+)
+
+func init() {
+	httpcaddyfile.RegisterGlobalOption("auth", parseGlobal)
+	httpcaddyfile.RegisterDirective("auth", parseAuth)
+	httpcaddyfile.RegisterHandlerDirective("auth_require", parseRequire)
+	// Each goes directly before redir, so they end up in this order and after
+	// everything that answers nothing.
+	httpcaddyfile.RegisterDirectiveOrder("auth", httpcaddyfile.Before, "redir")
+	httpcaddyfile.RegisterDirectiveOrder("auth_require", httpcaddyfile.Before, "redir")
+}
+
+// once refuses a repeated subdirective.
+type once map[string]bool
+
+func (o once) check(d *caddyfile.Dispenser, name string) error {
+	if o[name] {
+		return d.Errf("%s is given twice", name)
+	}
+	o[name] = true
+	return nil
+}
+
+// repeatable subdirectives add up.
+var repeatable = map[string]bool{
+	"public": true, "allow_query": true, "refuse_query": true, "require_scope": true, "allow_jwt_path": true,
+	"map": true, "strip": true, "keep": true,
+	"scope": true, "any_scope": true, "subject": true, "environment": true, "method": true,
+}
+
+// block calls each for every subdirective of the block that follows. A
+// subdirective given twice is an error unless it is listed as repeatable.
+func block(d *caddyfile.Dispenser, what string, each map[string]func(*caddyfile.Dispenser) error) error {
+	seen := once{}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		name := d.Val()
+		parse, ok := each[name]
+		if !ok {
+			return d.Errf("unrecognized subdirective of %s: %s", what, name)
+		}
+		if what != "auth_require" && name == "environment" || !repeatable[name] {
+			if err := seen.check(d, name); err != nil {
+				return err
+			}
+		}
+		if err := parse(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parseGlobal sets up the app from Caddyfile tokens. Syntax:
+//
+//	auth {
+//		store sqlite [<path>]
+//		master_key <value>
+//		cache {
+//			size <n>
+//			ttl <duration>
+//			negative_size <n>
+//			negative_ttl <duration>
+//		}
+//		poll_interval <duration>
+//		max_staleness <duration>
+//		key_prefix <text>
+//		key_header <names...>
+//		refuse_query <names...>
+//		allow_query <names...> [<paths...>]
+//		identity_headers {...}
+//		problem_types <base>
+//	}
+func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
+	if existing != nil {
+		return nil, d.Err("the global auth block is given twice")
+	}
+	app := new(App)
+	d.Next() // "auth"
+	if d.NextArg() {
+		return nil, d.ArgErr()
+	}
+	err := block(d, "auth", map[string]func(*caddyfile.Dispenser) error{
+		"store":            app.parseStore,
+		"master_key":       text(&app.MasterKey),
+		"cache":            app.parseCache,
+		"poll_interval":    duration(&app.PollInterval),
+		"max_staleness":    duration(&app.MaxStaleness),
+		"key_prefix":       text(&app.KeyPrefix),
+		"key_header":       words(&app.KeyHeaders),
+		"refuse_query":     words(&app.RefuseQuery),
+		"allow_query":      queryAllowance(&app.AllowQuery),
+		"identity_headers": identityHeaders(&app.IdentityHeaders),
+		"problem_types":    text(&app.ProblemTypes),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return httpcaddyfile.App{Name: "auth", Value: caddyconfig.JSON(app, nil)}, nil
+}
+
+func (a *App) parseStore(d *caddyfile.Dispenser) error {
+	if !d.NextArg() {
+		return d.ArgErr()
+	}
+	name := d.Val()
+	mod, err := caddyfile.UnmarshalModule(d, "auth.stores."+name)
+	if err != nil {
+		return err
+	}
+	s, ok := mod.(Store)
+	if !ok {
+		return d.Errf("module auth.stores.%s (%T) is not a store", name, mod)
+	}
+	a.StoreRaw = caddyconfig.JSONModuleObject(s, "driver", name, nil)
+	return nil
+}
+
+func (a *App) parseCache(d *caddyfile.Dispenser) error {
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	a.Cache = new(CacheConfig)
+	return block(d, "cache", map[string]func(*caddyfile.Dispenser) error{
+		"size":          number(&a.Cache.Size),
+		"ttl":           duration(&a.Cache.TTL),
+		"negative_size": number(&a.Cache.NegativeSize),
+		"negative_ttl":  duration(&a.Cache.NegativeTTL),
+	})
+}
+
+// text parses one argument.
+func text(into *string) func(*caddyfile.Dispenser) error {
+	return func(d *caddyfile.Dispenser) error {
+		if !d.AllArgs(into) {
+			return d.ArgErr()
+		}
+		if *into == "" {
+			return d.Err("an empty value")
+		}
+		return nil
+	}
+}
+
+// words parses one or more arguments and adds them.
+func words(into *[]string) func(*caddyfile.Dispenser) error {
+	return func(d *caddyfile.Dispenser) error {
+		args := d.RemainingArgs()
+		if len(args) == 0 {
+			return d.ArgErr()
+		}
+		*into = append(*into, args...)
+		return nil
+	}
+}
+
+// flag parses a subdirective without arguments.
+func flag(into *bool) func(*caddyfile.Dispenser) error {
+	return func(d *caddyfile.Dispenser) error {
+		if d.NextArg() {
+			return d.ArgErr()
+		}
+		*into = true
+		return nil
+	}
+}
+
+// choice parses one of several words.
+func choice(into *string, allowed ...string) func(*caddyfile.Dispenser) error {
+	return func(d *caddyfile.Dispenser) error {
+		name := d.Val()
+		if !d.AllArgs(into) {
+			return d.ArgErr()
+		}
+		if err := oneOf(name, *into, allowed...); err != nil {
+			return d.Errf("%v, want one of %q", err, allowed)
+		}
+		return nil
+	}
+}
+
+func duration(into *caddy.Duration) func(*caddyfile.Dispenser) error {
+	return func(d *caddyfile.Dispenser) error {
+		var s string
+		if !d.AllArgs(&s) {
+			return d.ArgErr()
+		}
+		v, err := caddy.ParseDuration(s)
+		if err != nil {
+			return d.Errf("bad duration %q: %v", s, err)
+		}
+		if v <= 0 {
+			return d.Errf("bad duration %q: want more than zero", s)
+		}
+		*into = caddy.Duration(v)
+		return nil
+	}
+}
+
+func number(into *int) func(*caddyfile.Dispenser) error {
+	return func(d *caddyfile.Dispenser) error {
+		var s string
+		if !d.AllArgs(&s) {
+			return d.ArgErr()
+		}
+		n, err := strconv.Atoi(s)
+		if err != nil || n <= 0 {
+			return d.Errf("bad number %q: want a whole number above zero", s)
+		}
+		*into = n
+		return nil
+	}
+}

@@ -1,0 +1,514 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/manage"
+	"github.com/caddy-auth/caddy-auth/internal/secret"
+	"github.com/caddy-auth/caddy-auth/internal/store"
+)
+
+func keyCommand() caddycmd.Command {
+	return caddycmd.Command{
+		Name:  "key",
+		Usage: "<command>",
+		Short: "Manages API keys",
+		Long:  "Manages the API keys in the gateway's store. Running gateways learn of changes within their poll interval.",
+		CobraFunc: func(cmd *cobra.Command) {
+			group(cmd)
+			targetFlags(cmd)
+			leaf(cmd, "create --owner NAME", "Makes a key and prints it once", keyCreate, func(c *cobra.Command) {
+				c.Flags().String("owner", "", "whom the key speaks for")
+				c.Flags().String("env", "", "its environment (default live)")
+				specFlags(c)
+				c.Flags().String("like", "", "take what is not given from this key")
+				c.Flags().String("out", "", "write the key to this new file (0600) instead of standard output")
+			})
+			leaf(cmd, "list", "Lists keys", keyList, func(c *cobra.Command) {
+				c.Flags().String("owner", "", "only this owner's")
+				c.Flags().String("env", "", "only of this environment")
+				c.Flags().String("scope", "", "only with this scope")
+				c.Flags().String("state", "", "only in this state: active, replaced, disabled, owner_disabled, expired or revoked")
+				c.Flags().String("created-before", "", "only older: a duration such as 90d, or a time")
+				c.Flags().String("hint", "", "only with this in their hint")
+				c.Flags().Int("limit", 0, "at most so many")
+			})
+			leaf(cmd, "show ID", "Shows a key and its history", keyShow, nil)
+			leaf(cmd, "find", "Finds the key whose text is typed or piped in", keyFind, nil)
+			leaf(cmd, "edit ID...", "Changes keys' name, scopes, networks, metadata or expiry", keyEdit, specFlags)
+			leaf(cmd, "disable ID...", "Stops keys from working until they are enabled", keySetDisabled(true), bulkFlags)
+			leaf(cmd, "enable ID...", "Lets disabled keys work again", keySetDisabled(false), bulkFlags)
+			leaf(cmd, "rotate ID...", "Makes a new key like each and lets the old one work on for a while", keyRotate, func(c *cobra.Command) {
+				c.Flags().String("overlap", "24h", "how long the old key works on; 0s: not at all")
+				specFlags(c)
+				c.Flags().String("out", "", "write the keys to this new file (0600) instead of standard output")
+			})
+			leaf(cmd, "revoke ID...|--owner NAME|--stdin", "Ends keys for good", keyRevoke, func(c *cobra.Command) {
+				c.Flags().String("owner", "", "revoke all keys of this owner")
+				c.Flags().Bool("stdin", false, "revoke the keys whose texts are typed or piped in, one a line")
+				bulkFlags(c)
+			})
+		},
+	}
+}
+
+func bulkFlags(c *cobra.Command) {
+	c.Flags().String("reason", "", "why, for the audit log")
+	c.Flags().BoolP("yes", "y", false, "don't ask")
+}
+
+// specFlags are what describes a key, for commands that make or change one.
+func specFlags(c *cobra.Command) {
+	c.Flags().StringArray("scope", nil, "a scope it has; may be repeated")
+	c.Flags().String("name", "", "what people call it")
+	c.Flags().String("expires", "", "when it ends: a duration such as 90d, a time, or never")
+	c.Flags().StringArray("allow-ip", nil, "an address or network it may be used from; may be repeated")
+	c.Flags().StringArray("meta", nil, "name=value for upstreams; may be repeated")
+}
+
+// readSpec returns what changes a spec as the given flags say.
+func readSpec(cmd *cobra.Command) (func(*manage.KeySpec), error) {
+	f := cmd.Flags()
+	var edits []func(*manage.KeySpec)
+	if f.Changed("scope") {
+		v, _ := f.GetStringArray("scope")
+		v = nonEmpty(v)
+		edits = append(edits, func(s *manage.KeySpec) { s.Scopes = v })
+	}
+	if f.Changed("name") {
+		v, _ := f.GetString("name")
+		edits = append(edits, func(s *manage.KeySpec) { s.Name = v })
+	}
+	if f.Changed("allow-ip") {
+		v, _ := f.GetStringArray("allow-ip")
+		v = nonEmpty(v)
+		edits = append(edits, func(s *manage.KeySpec) { s.Networks = v })
+	}
+	if f.Changed("meta") {
+		pairs, _ := f.GetStringArray("meta")
+		meta := map[string]string{}
+		for _, p := range nonEmpty(pairs) {
+			k, v, ok := strings.Cut(p, "=")
+			if !ok {
+				return nil, usagef("--meta %q: want name=value", p)
+			}
+			meta[k] = v
+		}
+		edits = append(edits, func(s *manage.KeySpec) { s.Meta = meta })
+	}
+	if f.Changed("expires") {
+		v, _ := f.GetString("expires")
+		at, err := parseExpiry(v)
+		if err != nil {
+			return nil, err
+		}
+		edits = append(edits, func(s *manage.KeySpec) { s.ExpiresAt = at })
+	}
+	return func(s *manage.KeySpec) {
+		for _, e := range edits {
+			e(s)
+		}
+	}, nil
+}
+
+// nonEmpty lets an empty value clear a list: --scope ”.
+func nonEmpty(in []string) []string {
+	return slices.DeleteFunc(slices.Clone(in), func(s string) bool { return s == "" })
+}
+
+// parseExpiry reads a duration from now, a time, or never.
+func parseExpiry(s string) (int64, error) {
+	if s == "never" {
+		return 0, nil
+	}
+	if d, err := caddy.ParseDuration(s); err == nil {
+		if d <= 0 {
+			return 0, usagef("--expires %q: want a time to come", s)
+		}
+		return time.Now().Add(d).UnixMilli(), nil
+	}
+	for _, layout := range []string{time.RFC3339, time.DateOnly} {
+		if t, err := time.Parse(layout, s); err == nil {
+			return t.UnixMilli(), nil
+		}
+	}
+	return 0, usagef("--expires %q: want a duration such as 90d, a time such as 2027-01-31T12:00:00Z, or never", s)
+}
+
+func keyCreate(ctx context.Context, s *session) error {
+	if err := s.wantArgs(0, 0, "no arguments: the owner goes behind --owner"); err != nil {
+		return err
+	}
+	edit, err := readSpec(s.cmd)
+	if err != nil {
+		return err
+	}
+	owner, _ := s.cmd.Flags().GetString("owner")
+	env, _ := s.cmd.Flags().GetString("env")
+	like, _ := s.cmd.Flags().GetString("like")
+	if owner == "" && like == "" {
+		return usagef("--owner is missing")
+	}
+	if owner != "" {
+		if err := manage.CheckOwner(owner); err != nil {
+			return err
+		}
+	}
+	o, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.db.Close()
+	var spec manage.KeySpec
+	if like != "" {
+		k, err := o.db.KeyByID(ctx, like)
+		if err != nil {
+			return err
+		}
+		spec = manage.SpecOf(k)
+	}
+	if owner != "" {
+		spec.Owner = owner
+	}
+	if env != "" {
+		spec.Environment = env
+	}
+	edit(&spec)
+	return s.printing(func(sink *secretSink) error {
+		made, err := o.Create(ctx, spec)
+		if err != nil {
+			return err
+		}
+		if made.NewOwner {
+			s.note("note: %s is a new owner; if that is a typo, revoke the key", made.Key.Owner)
+		}
+		s.remarkEnvironment(o.t, made.Key.Environment)
+		return s.printMade(sink, made)
+	})
+}
+
+// printing runs make with somewhere to put secrets; if it fails before
+// printing, a file that was made for them is removed.
+func (s *session) printing(makeKeys func(*secretSink) error) error {
+	sink, err := s.openSink()
+	if err != nil {
+		return err
+	}
+	counted := &countingWriter{w: sink.out}
+	sink.out = counted
+	err = makeKeys(sink)
+	return errors.Join(err, sink.close(counted.n > 0))
+}
+
+func (s *session) remarkEnvironment(t *target, env string) {
+	if t.environments != nil && !slices.Contains(t.environments, env) {
+		s.note("note: no site in %s accepts the environment %s (they take %s)", t.from, env, strings.Join(t.environments, ", "))
+	}
+}
+
+func keyList(ctx context.Context, s *session) error {
+	if err := s.wantArgs(0, 0, "no arguments, only flags"); err != nil {
+		return err
+	}
+	f := s.cmd.Flags()
+	var filter store.KeyFilter
+	filter.Owner, _ = f.GetString("owner")
+	filter.Environment, _ = f.GetString("env")
+	filter.Scope, _ = f.GetString("scope")
+	filter.Hint, _ = f.GetString("hint")
+	filter.Limit, _ = f.GetInt("limit")
+	state, _ := f.GetString("state")
+	if filter.State = auth.KeyState(state); state != "" && !slices.Contains(auth.KeyStates(), filter.State) {
+		return usagef("--state %q: want one of %v", state, auth.KeyStates())
+	}
+	if before, _ := f.GetString("created-before"); before != "" {
+		at, err := parseBefore(before)
+		if err != nil {
+			return err
+		}
+		filter.CreatedBefore = at
+	}
+	o, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.db.Close()
+	table := s.keyTable()
+	if err := o.db.Keys(ctx, filter, table.add); err != nil {
+		return err
+	}
+	return table.end()
+}
+
+// parseBefore reads a time, or a duration back from now.
+func parseBefore(s string) (int64, error) {
+	if d, err := caddy.ParseDuration(s); err == nil && d > 0 {
+		return time.Now().Add(-d).UnixMilli(), nil
+	}
+	for _, layout := range []string{time.RFC3339, time.DateOnly} {
+		if t, err := time.Parse(layout, s); err == nil {
+			return t.UnixMilli(), nil
+		}
+	}
+	return 0, usagef("--created-before %q: want a duration such as 90d, or a time such as 2026-01-31", s)
+}
+
+func keyShow(ctx context.Context, s *session) error {
+	if err := s.wantArgs(1, 1, "one key id"); err != nil {
+		return err
+	}
+	if err := checkIDs(s.args); err != nil {
+		return err
+	}
+	o, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.db.Close()
+	k, err := o.db.KeyByID(ctx, s.args[0])
+	if err != nil {
+		return err
+	}
+	if err := s.printKey(k); err != nil || s.json {
+		return err
+	}
+	history, err := o.db.AuditOf(ctx, k.ID)
+	for _, e := range history {
+		fmt.Fprintf(s.out, "%s  %s by %s  %s\n", moment(e.At), e.Action, e.Actor, e.Detail)
+	}
+	return err
+}
+
+func keyFind(ctx context.Context, s *session) error {
+	if err := s.wantArgs(0, 0, "no arguments: the key is typed or piped in, so that no history keeps it"); err != nil {
+		return err
+	}
+	texts, err := s.readSecrets("key: ")
+	if err != nil {
+		return err
+	}
+	o, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.db.Close()
+	for _, text := range texts {
+		k, err := o.Find(ctx, text)
+		if err != nil {
+			return err
+		}
+		if err := s.printKey(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkIDs makes sure that arguments are ids and not secrets.
+func checkIDs(args []string) error {
+	for _, a := range args {
+		if _, _, ok := secret.Parse(a); ok {
+			return auth.WithHint(usagef("that is a key, want its id"), "its text is now in the shell's history: pipe it into `key find`, or revoke it with --stdin")
+		}
+		if !strings.HasPrefix(a, "key_") {
+			return usagef("%q is no key id: they begin with key_", a)
+		}
+	}
+	return nil
+}
+
+func (s *session) wantIDs() error {
+	if err := s.wantArgs(1, -1, "one or more key ids"); err != nil {
+		return err
+	}
+	return checkIDs(s.args)
+}
+
+func keyEdit(ctx context.Context, s *session) error {
+	if err := s.wantIDs(); err != nil {
+		return err
+	}
+	edit, err := readSpec(s.cmd)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc([]string{"scope", "name", "expires", "allow-ip", "meta"}, s.cmd.Flags().Changed) {
+		return usagef("nothing to change: give --scope, --name, --expires, --allow-ip or --meta")
+	}
+	o, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.db.Close()
+	changed, err := o.Edit(ctx, s.args, edit)
+	if err != nil {
+		return err
+	}
+	return s.report("edited", changed, len(s.args))
+}
+
+func keySetDisabled(disabled bool) func(context.Context, *session) error {
+	word := "enabled"
+	if disabled {
+		word = "disabled"
+	}
+	return func(ctx context.Context, s *session) error {
+		if err := s.wantIDs(); err != nil {
+			return err
+		}
+		o, err := s.open(ctx)
+		if err != nil {
+			return err
+		}
+		defer o.db.Close()
+		reason, _ := s.cmd.Flags().GetString("reason")
+		changed, err := o.SetDisabled(ctx, s.args, disabled, reason)
+		if err != nil {
+			return err
+		}
+		return s.report(word, changed, len(s.args))
+	}
+}
+
+// report says which keys were changed.
+func (s *session) report(word string, changed []*auth.Key, asked int) error {
+	for _, k := range changed {
+		if s.json {
+			if err := printJSON(s.out, viewKey(k)); err != nil {
+				return err
+			}
+			continue
+		}
+		s.note("%s %s (%s, %s)", word, k.ID, k.Hint, k.Owner)
+	}
+	if len(changed) < asked {
+		s.note("%d of %d were %s already", asked-len(changed), asked, word)
+	}
+	return nil
+}
+
+func keyRotate(ctx context.Context, s *session) error {
+	if err := s.wantIDs(); err != nil {
+		return err
+	}
+	edit, err := readSpec(s.cmd)
+	if err != nil {
+		return err
+	}
+	text, _ := s.cmd.Flags().GetString("overlap")
+	overlap, err := caddy.ParseDuration(text)
+	if err != nil || overlap < 0 {
+		return usagef("--overlap %q: want a duration such as 24h", text)
+	}
+	o, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.db.Close()
+	ids := slices.Compact(slices.Sorted(slices.Values(s.args)))
+	if err := o.CheckRotate(ctx, ids, edit); err != nil {
+		return err
+	}
+	return s.printing(func(sink *secretSink) error {
+		for _, id := range ids {
+			made, err := o.Rotate(ctx, id, overlap, edit)
+			if err != nil {
+				return err
+			}
+			s.note("%s replaces %s, which works until %s", made.Key.ID, id, moment(made.OldEnds))
+			if err := s.printMade(sink, made); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func keyRevoke(ctx context.Context, s *session) error {
+	owner, _ := s.cmd.Flags().GetString("owner")
+	stdin, _ := s.cmd.Flags().GetBool("stdin")
+	reason, _ := s.cmd.Flags().GetString("reason")
+	ways := 0
+	for _, given := range []bool{owner != "", stdin, len(s.args) > 0} {
+		if given {
+			ways++
+		}
+	}
+	if ways != 1 {
+		return usagef("want key ids, or --owner NAME, or --stdin")
+	}
+	if err := checkIDs(s.args); err != nil {
+		return err
+	}
+	var texts []auth.Secret
+	if stdin {
+		var err error
+		if texts, err = s.readSecrets("key: "); err != nil {
+			return err
+		}
+	}
+	o, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.db.Close()
+	if owner != "" {
+		return s.revokeOwner(ctx, o, owner, reason)
+	}
+	ids := s.args
+	for _, text := range texts {
+		k, err := o.Find(ctx, text)
+		if err != nil {
+			return err
+		}
+		ids = append(ids, k.ID)
+	}
+	if len(ids) > 1 {
+		if err := s.confirm(fmt.Sprintf("revoke %d keys for good", len(ids))); err != nil {
+			return err
+		}
+	}
+	changed, err := o.Revoke(ctx, ids, reason)
+	if err != nil {
+		return err
+	}
+	return s.report("revoked", changed, len(ids))
+}
+
+func (s *session) revokeOwner(ctx context.Context, o *opened, owner, reason string) error {
+	have, err := o.db.Owner(ctx, owner)
+	if err != nil {
+		return err
+	}
+	if err := s.confirm(fmt.Sprintf("revoke all keys of %s for good (%d are in use)", owner, have.Keys)); err != nil {
+		return err
+	}
+	n, err := o.RevokeOwner(ctx, owner, reason)
+	if err != nil {
+		return err
+	}
+	s.note("revoked %d keys of %s", n, owner)
+	if s.json {
+		return printJSON(s.out, map[string]any{"owner": owner, "revoked": n})
+	}
+	return nil
+}
+
+func metaText(meta map[string]string) string {
+	var parts []string
+	for _, k := range slices.Sorted(maps.Keys(meta)) {
+		parts = append(parts, k+"="+meta[k])
+	}
+	return orDash(strings.Join(parts, " "))
+}

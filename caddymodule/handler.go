@@ -1,0 +1,330 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/forward"
+	"github.com/caddy-auth/caddy-auth/internal/problem"
+	"github.com/caddy-auth/caddy-auth/internal/redact"
+	"github.com/caddy-auth/caddy-auth/internal/verifier"
+)
+
+// Handler protects what comes after it: it refuses credentials in URLs,
+// verifies the one in a header, and tells the upstream who is calling. Without
+// any field everything is protected and only live credentials pass.
+type Handler struct {
+	// The realm of challenges. Default: api.
+	Realm string `json:"realm,omitempty"`
+
+	// Requests that need no credential, by the path the client sent.
+	Public []PublicRule `json:"public,omitempty"`
+
+	// The environments whose credentials pass, or "any". Default: live.
+	Environments []string `json:"environments,omitempty"`
+
+	// The headers that carry credentials on this site; others pass untouched.
+	// Default: the app's key headers and Authorization.
+	FromHeaders []string `json:"from_headers,omitempty"`
+
+	// The methods whose identities pass. Default: all.
+	Accept []string `json:"accept,omitempty"`
+
+	// Scopes that every credential needs here.
+	RequireScopes []string `json:"require_scopes,omitempty"`
+
+	// More query parameter names to refuse.
+	RefuseQuery []string `json:"refuse_query,omitempty"`
+
+	// Query parameter names that are allowed although they look like
+	// credentials.
+	AllowQuery []QueryAllowance `json:"allow_query,omitempty"`
+
+	// Paths that may contain what is shaped like a JWT.
+	AllowJWTPaths []string `json:"allow_jwt_paths,omitempty"`
+
+	// What to do with paths that can be read in several ways: "refuse" (the
+	// default) or "allow". Such a path is never public.
+	AmbiguousPaths string `json:"ambiguous_paths,omitempty"`
+
+	// "pass" lets CORS preflight requests through without a credential.
+	Preflight string `json:"preflight,omitempty"`
+
+	// Let requests without a credential through, as anonymous.
+	Optional bool `json:"optional,omitempty"`
+
+	// Leave the credential in the request.
+	ForwardCredential bool `json:"forward_credential,omitempty"`
+
+	// Who answers refusals: "problem" (the default) or "handle_errors", which
+	// hands them to the site's error routes.
+	Errors string `json:"errors,omitempty"`
+
+	// The identity headers of this site. Default: the app's.
+	IdentityHeaders *IdentityHeaders `json:"identity_headers,omitempty"`
+
+	app       *App
+	log       *zap.Logger
+	decisions *decisionLog
+	site      *verifier.Site
+	sources   *verifier.Sources
+	policy    *forward.Policy
+	problems  *problem.Writer
+	addresses addressJudge
+	plainHTTP *atomic.Bool // a key was seen over plain HTTP
+}
+
+// PublicRule selects requests that need no credential.
+type PublicRule struct {
+	// Methods in upper case. None: any.
+	Methods []string `json:"methods,omitempty"`
+	// Paths as the client sends them, exact or ending in /*, case-sensitive.
+	Paths []string `json:"paths,omitempty"`
+}
+
+// IdentityHeaders says which headers tell upstreams who is calling.
+type IdentityHeaders struct {
+	// The beginning of their names. Default: X-Auth-
+	Prefix string `json:"prefix,omitempty"`
+	// More headers, by name, and the field each carries: subject, method,
+	// credential_id, scopes, environment, issuer, client_id or meta.NAME.
+	Map map[string]string `json:"map,omitempty"`
+	// More names to remove from requests; a trailing * makes a prefix.
+	Strip []string `json:"strip,omitempty"`
+	// Identity headers of other gateways that may pass.
+	Keep []string `json:"keep,omitempty"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.auth", New: func() caddy.Module { return new(Handler) }}
+}
+
+// Provision compiles the site's rules.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	app, err := ctx.App("auth")
+	if err != nil {
+		return err
+	}
+	h.app, h.log = app.(*App), ctx.Logger()
+	h.decisions = newDecisionLog(h.app.log)
+	h.plainHTTP = new(atomic.Bool)
+	var errs []error
+	h.site, err = h.compileSite()
+	errs = append(errs, err)
+	names := h.FromHeaders
+	if len(names) == 0 {
+		names = append(append(names, h.app.KeyHeaders...), "Authorization")
+	}
+	h.sources, err = verifier.NewSources(names)
+	errs = append(errs, wrapIf("from header", err))
+	identity := h.IdentityHeaders
+	if identity == nil {
+		identity = h.app.IdentityHeaders
+	}
+	h.policy, err = forward.Compile(identity.config())
+	errs = append(errs, wrapIf("identity_headers", err))
+	h.problems, err = problem.NewWriter(h.Realm, h.app.ProblemTypes)
+	errs = append(errs, err)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	srv, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	h.addresses = newAddressJudge(srv, h.log)
+	return h.checkServer(srv)
+}
+
+// checkServer refuses what would let clients past the strip, or leave a
+// credential where it should not be.
+func (h *Handler) checkServer(srv *caddyhttp.Server) error {
+	var errs []error
+	for _, name := range h.sources.KeyHeaders() {
+		if h.policy.Claims(name) {
+			errs = append(errs, fmt.Errorf("header %s carries a credential and would also be an identity header", name))
+		}
+	}
+	if srv == nil {
+		return errors.Join(errs...)
+	}
+	for _, name := range append(append([]string{}, srv.ExpectedUnderscoreHeaders...), srv.ExpectedDotHeaders...) {
+		if h.policy.Claims(name) {
+			errs = append(errs, fmt.Errorf("the server expects the header %s, which is a spelling of an identity header: remove it from the server's options", name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (h *Handler) compileSite() (*verifier.Site, error) {
+	rules := verifier.SiteRules{
+		Environments: h.Environments, RequireScopes: h.RequireScopes, Optional: h.Optional,
+		Query: redact.Rules{Refuse: append(append([]string{}, h.app.RefuseQuery...), h.RefuseQuery...)},
+	}
+	var errs []error
+	for _, a := range append(append([]QueryAllowance{}, h.app.AllowQuery...), h.AllowQuery...) {
+		paths := verifier.Paths(a.Paths)
+		errs = append(errs, wrapIf("allow_query", paths.Validate()))
+		rules.Query.Allow = append(rules.Query.Allow, redact.Allowance{Names: a.Names, Paths: paths})
+	}
+	if len(h.AllowJWTPaths) > 0 {
+		paths := verifier.Paths(h.AllowJWTPaths)
+		errs = append(errs, wrapIf("allow_jwt_path", paths.Validate()))
+		rules.Query.AllowJWTPaths = paths
+	}
+	for _, p := range h.Public {
+		rules.Public = append(rules.Public, verifier.PathRule{Methods: p.Methods, Paths: p.Paths})
+	}
+	for _, m := range h.Accept {
+		rules.Accept = append(rules.Accept, auth.Method(m))
+	}
+	errs = append(errs,
+		oneOf("ambiguous_paths", h.AmbiguousPaths, "", "refuse", "allow"),
+		oneOf("preflight", h.Preflight, "", "pass"),
+		oneOf("errors", h.Errors, "", "problem", "handle_errors"))
+	rules.AllowAmbiguous, rules.PreflightPass = h.AmbiguousPaths == "allow", h.Preflight == "pass"
+	site, err := verifier.NewSite(rules)
+	return site, errors.Join(append(errs, err)...)
+}
+
+func (c *IdentityHeaders) config() forward.Config {
+	if c == nil {
+		return forward.Config{}
+	}
+	out := forward.Config{Prefix: c.Prefix, Strip: c.Strip, Keep: c.Keep}
+	for _, header := range slices.Sorted(maps.Keys(c.Map)) {
+		out.Map = append(out.Map, forward.Mapping{Header: header, Field: c.Map[header]})
+	}
+	return out
+}
+
+func oneOf(what, have string, allowed ...string) error {
+	for _, a := range allowed {
+		if have == a {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: unknown value %q", what, have)
+}
+
+func wrapIf(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler. Its order is the design's:
+// strip, scan, extract, verify, judge, inject.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if c := callerOf(r); c != nil {
+		return h.again(w, r, next, c)
+	}
+	prefixes := h.app.rt.prefixes()
+	presented := h.sources.Take(r.Header, prefixes, h.ForwardCredential)
+	h.policy.Clean(r, h.sources.IsAlias)
+	target := h.site.JudgeTarget(r.Method, originalTarget(r), verifier.IsPreflight(r.Method, r.Header), prefixes)
+	switch {
+	case target.Refusal != nil:
+		h.app.rt.leaks.burn(target.Leaked, r.Host)
+		return h.refuse(w, r, target.Refusal, nil)
+	case target.Public:
+		return h.passAnonymous(w, r, next, true)
+	case presented.Refusal != nil:
+		return h.refuse(w, r, presented.Refusal, nil)
+	case presented.Credential == "":
+		if h.Optional {
+			return h.passAnonymous(w, r, next, false)
+		}
+		return h.refuse(w, r, h.sources.MissingRefusal(), nil)
+	}
+	now := time.Now()
+	verdict := h.app.rt.verifier.VerifyKey(r.Context(), presented.Credential, now)
+	switch verdict.Outcome {
+	case auth.Allow:
+	case auth.Deny:
+		return h.refuse(w, r, verifier.DenialRefusal(verdict.Reason), &verdict.Identity)
+	default:
+		return h.refuse(w, r, verifier.UndecidedRefusal(verdict.Cause), nil)
+	}
+	if refusal := h.site.JudgeIdentity(&verdict.Identity, h.addresses.of(r, &verdict.Identity)); refusal != nil {
+		return h.refuse(w, r, refusal, &verdict.Identity)
+	}
+	h.warnPlainHTTP(r)
+	c := &caller{handler: h, verified: true, identity: verdict.Identity}
+	h.policy.Inject(r.Header, &c.identity, c.values[:])
+	c.attach(r)
+	return next.ServeHTTP(w, r)
+}
+
+func (h *Handler) passAnonymous(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, public bool) error {
+	c := &caller{handler: h, public: public}
+	c.attach(r)
+	return next.ServeHTTP(w, r)
+}
+
+// again is a later auth on a request that an earlier one let through: it
+// keeps the identity and adds its own checks.
+func (h *Handler) again(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, c *caller) error {
+	target := h.site.JudgeTarget(r.Method, originalTarget(r), verifier.IsPreflight(r.Method, r.Header), h.app.rt.prefixes())
+	if target.Refusal != nil {
+		h.app.rt.leaks.burn(target.Leaked, r.Host)
+		return h.refuse(w, r, target.Refusal, nil)
+	}
+	if !c.verified {
+		if target.Public || h.Optional {
+			c.public = c.public || target.Public
+			return next.ServeHTTP(w, r)
+		}
+		return h.refuse(w, r, h.sources.MissingRefusal(), nil)
+	}
+	if !target.Public {
+		if c.identity.Expired(time.Now()) {
+			return h.refuse(w, r, verifier.DenialRefusal(auth.ReasonExpired), &c.identity)
+		}
+		if refusal := h.site.JudgeIdentity(&c.identity, h.addresses.of(r, &c.identity)); refusal != nil {
+			return h.refuse(w, r, refusal, &c.identity)
+		}
+	}
+	h.policy.Clean(r, h.sources.IsAlias)
+	c.handler.policy.Inject(r.Header, &c.identity, c.values[:])
+	if h.policy != c.handler.policy {
+		h.policy.Inject(r.Header, &c.identity, nil)
+	}
+	return next.ServeHTTP(w, r)
+}
+
+// originalTarget is the request target as the client sent it, before any
+// rewrite.
+func originalTarget(r *http.Request) string {
+	if or, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok && or.RequestURI != "" {
+		return or.RequestURI
+	}
+	return r.RequestURI
+}
+
+// warnPlainHTTP says once that keys cross a network in clear.
+func (h *Handler) warnPlainHTTP(r *http.Request) {
+	if r.TLS != nil || h.plainHTTP.Load() {
+		return
+	}
+	a := r.RemoteAddr
+	if strings.HasPrefix(a, "127.") || strings.HasPrefix(a, "[::1]") || a == "" || a[0] == '@' || h.plainHTTP.Swap(true) {
+		return
+	}
+	h.log.Warn("credentials arrive over plain HTTP from beyond this machine: anyone on the way can read them; serve this site over HTTPS")
+}
+
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

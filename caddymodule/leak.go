@@ -1,0 +1,89 @@
+package caddymodule
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+)
+
+const (
+	// leakEvery is how often one credential's leak is written down.
+	leakEvery = time.Minute
+	// leakWorkers bounds how many leaked keys are looked up at once; more are
+	// dropped, since who sends them can send them again.
+	leakWorkers = 8
+	leakTimeout = 5 * time.Second
+	maxLeaks    = 4096
+)
+
+// leakLog writes an audit event for live keys that were seen in a URL.
+type leakLog struct {
+	rt *runtime
+
+	mu      sync.Mutex // guards seen and running
+	seen    map[string]time.Time
+	running int
+}
+
+// burn looks the texts up, away from the request that showed them. Forged
+// ones cost no I/O.
+func (l *leakLog) burn(texts []string, site string) {
+	for _, text := range texts {
+		l.mu.Lock()
+		full := l.running >= leakWorkers
+		if !full {
+			l.running++
+		}
+		l.mu.Unlock()
+		if full {
+			return
+		}
+		go func() {
+			defer func() {
+				l.mu.Lock()
+				l.running--
+				l.mu.Unlock()
+			}()
+			l.one(text, site)
+		}()
+	}
+}
+
+func (l *leakLog) one(text, site string) {
+	ctx, cancel := context.WithTimeout(context.Background(), leakTimeout)
+	defer cancel()
+	v := l.rt.verifier.VerifyKey(ctx, text, time.Now())
+	if v.Outcome != auth.Allow || !l.first(v.Identity.CredentialID) {
+		return
+	}
+	id := &v.Identity
+	l.rt.logger().Named("audit").Warn("a live key was sent in a URL: replace it",
+		zap.String("action", "key.leaked"), zap.String("credential_id", id.CredentialID), zap.String("hint", id.Hint),
+		zap.String("subject", id.Subject), zap.String("site", site))
+	db := l.rt.db.Load()
+	if db == nil {
+		return
+	}
+	if err := db.Note(ctx, "gateway", "key.leaked", id.CredentialID, map[string]any{"hint": id.Hint, "site": site}); err != nil {
+		l.rt.logger().Warn("writing a leak to the audit log", zap.String("credential_id", id.CredentialID), zap.Error(err))
+	}
+}
+
+// first reports whether this credential's leak was not written down lately.
+func (l *leakLog) first(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	if at, ok := l.seen[id]; ok && now.Sub(at) < leakEvery {
+		return false
+	}
+	if l.seen == nil || len(l.seen) >= maxLeaks {
+		l.seen = map[string]time.Time{}
+	}
+	l.seen[id] = now
+	return true
+}

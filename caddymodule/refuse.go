@@ -1,0 +1,72 @@
+package caddymodule
+
+import (
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/google/uuid"
+	"go.uber.org/zap"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/problem"
+)
+
+// lingerTime is how long a refused request's body may still arrive before the
+// connection is cut.
+const lingerTime = 500 * time.Millisecond
+
+// refuse answers a request with a refusal, or hands it to the error routes,
+// and writes the decision log. id may be nil; it is for the log only.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, refusal *auth.Refusal, id *auth.Identity) error {
+	instance := "urn:uuid:" + uuid.NewString()
+	h.logRefusal(r, refusal, id, instance)
+	closeUnread(w, r)
+	if h.Errors == "handle_errors" {
+		status := h.problems.SetHeaders(w.Header(), refusal)
+		return caddyhttp.Error(status, refusal)
+	}
+	// The answer is given; that it could not be written is no error of the site's.
+	_ = h.problems.Write(w, r.Method, refusal, instance)
+	return nil
+}
+
+func (h *Handler) logRefusal(r *http.Request, refusal *auth.Refusal, id *auth.Identity, instance string) {
+	reason := refusal.Reason
+	if reason == "" || refusal.Code == auth.CodeUnavailable {
+		reason = string(refusal.Code)
+	}
+	fields := []zap.Field{
+		zap.String("code", string(refusal.Code)), zap.Int("status", problem.Status(refusal.Code)), zap.String("instance", instance),
+		zap.String("client_ip", clientIP(r)), zap.String("host", r.Host), zap.String("method", r.Method),
+	}
+	if refusal.Code == auth.CodeUnavailable {
+		fields = append(fields, zap.NamedError("cause", errors.New(refusal.Reason)))
+	}
+	credential := ""
+	if id != nil {
+		credential = id.CredentialID
+		if id.Hint != "" {
+			fields = append(fields, zap.String("hint", id.Hint))
+		}
+		if id.Subject != "" {
+			fields = append(fields, zap.String("subject", id.Subject))
+		}
+	}
+	if refusal.Code == auth.CodeMissingCredential && h.site.WouldBePublic(r.Method, r.URL.EscapedPath()) {
+		fields = append(fields, zap.String("note", "public matches the path the client sent; only the rewritten path would have matched"))
+	}
+	h.decisions.write(reason, credential, fields...)
+}
+
+// closeUnread makes sure that an unread body can't delay the answer: net/http
+// would read on before sending it. On HTTP/2 and 3 only the stream ends.
+func closeUnread(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor != 1 || r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {
+		return
+	}
+	w.Header().Set("Connection", "close")
+	// Not every writer can do it; the connection closes all the same.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(lingerTime))
+}

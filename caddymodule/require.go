@@ -1,0 +1,86 @@
+package caddymodule
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/verifier"
+)
+
+// Require demands more of an identity that an auth handler established. All
+// requirements on a request apply. Public requests pass; requests without an
+// identity get 401.
+type Require struct {
+	// Scopes, all of which are needed. Placeholders are replaced.
+	Scopes []string `json:"scopes,omitempty"`
+	// Scopes, one of which is needed. Placeholders are replaced.
+	AnyScopes []string `json:"any_scopes,omitempty"`
+	// Subjects, one of which is needed. Placeholders are replaced; an empty
+	// value never matches.
+	Subjects []string `json:"subjects,omitempty"`
+	// Environments, one of which is needed.
+	Environments []string `json:"environments,omitempty"`
+	// Methods, one of which is needed.
+	Methods []string `json:"methods,omitempty"`
+
+	requirement verifier.Requirement
+	fallback    *Handler // answers where no auth handler ran
+}
+
+// CaddyModule returns the Caddy module information.
+func (Require) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.auth_require", New: func() caddy.Module { return new(Require) }}
+}
+
+// Provision compiles the requirement.
+func (q *Require) Provision(ctx caddy.Context) error {
+	q.requirement = verifier.Requirement{Scopes: q.Scopes, AnyScopes: q.AnyScopes, Subjects: q.Subjects, Environments: q.Environments, Methods: q.Methods}
+	if q.requirement.Empty() {
+		return errors.New("auth_require demands nothing: name a scope, any_scope, subject, environment or method")
+	}
+	q.fallback = new(Handler)
+	return q.fallback.Provision(ctx)
+}
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
+func (q *Require) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	c := callerOf(r)
+	switch {
+	case c == nil:
+		return q.fallback.refuse(w, r, q.fallback.sources.MissingRefusal(), nil)
+	case !c.verified && c.public:
+		return next.ServeHTTP(w, r)
+	case !c.verified:
+		return c.handler.refuse(w, r, c.handler.sources.MissingRefusal(), nil)
+	}
+	if refusal := q.requirement.Judge(&c.identity, expander(r)); refusal != nil {
+		return c.handler.refuse(w, r, refusal, &c.identity)
+	}
+	return next.ServeHTTP(w, r)
+}
+
+// expander replaces placeholders in configured values. An unknown or empty
+// one makes the value empty, which never matches.
+func expander(r *http.Request) func(string) string {
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return func(s string) string { return s }
+	}
+	return func(s string) string {
+		out, err := repl.ReplaceOrErr(s, true, true)
+		if err != nil {
+			return ""
+		}
+		return out
+	}
+}
+
+var (
+	_ caddy.Provisioner           = (*Require)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Require)(nil)
+	_ error                       = (*auth.Refusal)(nil)
+)

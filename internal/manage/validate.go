@@ -1,0 +1,104 @@
+package manage
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/secret"
+)
+
+// CheckOwner says what is wrong with an owner's name.
+func CheckOwner(name string) error {
+	ok := name != "" && len(name) <= 64
+	for i := 0; ok && i < len(name); i++ {
+		ok = secret.IsBase62(name[i]) || strings.IndexByte("._@-", name[i]) >= 0
+	}
+	if !ok {
+		return fmt.Errorf("owner %q: want 1 to 64 letters, digits, or any of . _ @ -: %w", name, auth.ErrInvalid)
+	}
+	return nil
+}
+
+func checkText(what, s string, most int) error {
+	if len(s) > most || !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl) {
+		return fmt.Errorf("%s: want at most %d bytes without control characters: %w", what, most, auth.ErrInvalid)
+	}
+	return nil
+}
+
+const (
+	maxScopes   = 64
+	maxNetworks = 64
+	maxMeta     = 16
+)
+
+// normalizeScopes sorts scopes and drops repeats.
+func normalizeScopes(in []string) ([]string, error) {
+	var errs []error
+	for _, s := range in {
+		errs = append(errs, auth.CheckScope(s))
+	}
+	out := slices.Compact(slices.Sorted(slices.Values(in)))
+	if len(out) > maxScopes {
+		errs = append(errs, fmt.Errorf("%d scopes, at most %d: %w", len(out), maxScopes, auth.ErrInvalid))
+	}
+	return out, errors.Join(errs...)
+}
+
+// normalizeNetworks turns addresses and prefixes into masked prefixes.
+func normalizeNetworks(in []string) ([]string, error) {
+	var out []string
+	var errs []error
+	for _, s := range in {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			var a netip.Addr
+			if a, err = netip.ParseAddr(s); err == nil && a.Zone() == "" {
+				a = a.Unmap()
+				p = netip.PrefixFrom(a, a.BitLen())
+			}
+		}
+		if err != nil || !p.IsValid() || p.Addr().Is4In6() {
+			errs = append(errs, fmt.Errorf("network %q: want an address or a prefix such as 10.0.0.0/8: %w", s, auth.ErrInvalid))
+			continue
+		}
+		out = append(out, p.Masked().String())
+	}
+	out = slices.Compact(slices.Sorted(slices.Values(out)))
+	if len(out) > maxNetworks {
+		errs = append(errs, fmt.Errorf("%d networks, at most %d: %w", len(out), maxNetworks, auth.ErrInvalid))
+	}
+	return out, errors.Join(errs...)
+}
+
+func checkMeta(meta map[string]string) error {
+	var errs []error
+	for k, v := range meta {
+		if !metaName(k) {
+			errs = append(errs, fmt.Errorf("metadata name %q: want a lower-case letter, then up to 31 lower-case letters, digits or _: %w", k, auth.ErrInvalid))
+		}
+		errs = append(errs, checkText("metadata "+k, v, 256))
+	}
+	if len(meta) > maxMeta {
+		errs = append(errs, fmt.Errorf("%d metadata entries, at most %d: %w", len(meta), maxMeta, auth.ErrInvalid))
+	}
+	return errors.Join(errs...)
+}
+
+func metaName(s string) bool {
+	if s == "" || len(s) > 32 || s[0] < 'a' || s[0] > 'z' {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '_' {
+			return false
+		}
+	}
+	return true
+}

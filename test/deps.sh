@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Installs what the tests run beside Go: as root through apt, else it says what
+# to install.
+set -euo pipefail
+
+missing=()
+need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
+need curl curl
+need python3 python3
+
+[ ${#missing[@]} -eq 0 ] && exit 0
+if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+	echo "the tests need: ${missing[*]}" >&2
+	echo "install them, for example: sudo apt-get install ${missing[*]}" >&2
+	exit 1
+fi
+apt-get update -qq
+DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
