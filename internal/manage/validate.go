@@ -10,14 +10,13 @@ import (
 	"unicode/utf8"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
-	"github.com/caddy-auth/caddy-auth/internal/secret"
 )
 
 // CheckOwner says what is wrong with an owner's name.
 func CheckOwner(name string) error {
 	ok := name != "" && len(name) <= 64
 	for i := 0; ok && i < len(name); i++ {
-		ok = secret.IsBase62(name[i]) || strings.IndexByte("._@-", name[i]) >= 0
+		ok = auth.IsBase62(name[i]) || strings.IndexByte("._@-", name[i]) >= 0
 	}
 	if !ok {
 		return fmt.Errorf("owner %q: want 1 to 64 letters, digits, or any of . _ @ -: %w", name, auth.ErrInvalid)

@@ -245,7 +245,7 @@ func (s *Scanner) refusedName(name, whole []byte) bool {
 	if contains(s.refused, whole) || contains(s.whole, whole) {
 		return true
 	}
-	if bytes.IndexAny(name, "[].") < 0 {
+	if !bytes.ContainsAny(name, "[].") {
 		return false
 	}
 	var buf [128]byte

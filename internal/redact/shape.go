@@ -5,24 +5,24 @@ import (
 	"encoding/base64"
 	"encoding/json"
 
-	"github.com/caddy-auth/caddy-auth/internal/secret"
+	"github.com/caddy-auth/caddy-auth/internal/auth"
 )
 
 // findKey returns the first text in b that is shaped like a key with one of
-// the prefixes: prefix, environment and at least secret.TailLen base62
+// the prefixes: prefix, environment and at least auth.KeyTailLen base62
 // characters. Prefix and environment match in any case, and more characters
 // may surround the text, so that a key glued to something is found too.
 func findKey(b []byte, prefixes []string) (start, end int, ok bool) {
 	for i := 0; i < len(b); {
-		if !secret.IsBase62(b[i]) {
+		if !auth.IsBase62(b[i]) {
 			i++
 			continue
 		}
 		run := i
-		for i < len(b) && secret.IsBase62(b[i]) {
+		for i < len(b) && auth.IsBase62(b[i]) {
 			i++
 		}
-		if i-run < secret.TailLen {
+		if i-run < auth.KeyTailLen {
 			continue
 		}
 		if at, ok := keyStart(b[:run], prefixes); ok {

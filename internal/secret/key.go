@@ -18,12 +18,11 @@ import (
 // 32 random bytes + tagLen characters of tag.
 const (
 	alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-	bodyLen  = 43
+	bodyLen  = auth.KeyTailLen - tagLen
 	tagLen   = 8
-	// TailLen is the length of what follows the second underscore.
-	TailLen = bodyLen + tagLen
+	tailLen  = auth.KeyTailLen
 	// MaxKeyLen is the length of the longest key.
-	MaxKeyLen  = maxNameLen + 1 + maxNameLen + 1 + TailLen
+	MaxKeyLen  = maxNameLen + 1 + maxNameLen + 1 + tailLen
 	maxNameLen = 16
 
 	// MintingSecretLen is the length of a minting secret in bytes.
@@ -145,11 +144,11 @@ func Parse(key string) (prefix, environment string, ok bool) {
 		return "", "", false
 	}
 	environment, tail, ok := strings.Cut(rest, "_")
-	if !ok || !ValidName(environment) || len(tail) != TailLen {
+	if !ok || !ValidName(environment) || len(tail) != tailLen {
 		return "", "", false
 	}
 	for i := range len(tail) {
-		if !IsBase62(tail[i]) {
+		if !auth.IsBase62(tail[i]) {
 			return "", "", false
 		}
 	}
@@ -164,11 +163,6 @@ func Hint(key string) string {
 		return ""
 	}
 	return prefix + "_" + env + "_..." + key[len(key)-4:]
-}
-
-// IsBase62 reports whether c is one of the 62 characters keys are made of.
-func IsBase62(c byte) bool {
-	return c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z'
 }
 
 func encodeBody(random [32]byte) string {

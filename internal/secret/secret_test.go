@@ -179,7 +179,7 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		if prefix+"_"+env+"_"+key[len(key)-secret.TailLen:] != key {
+		if prefix+"_"+env+"_"+key[len(key)-auth.KeyTailLen:] != key {
 			t.Fatalf("parts of %q do not make it up again", key)
 		}
 		if m.Check(key) == auth.ReasonNone && key != s.Reveal() {
