@@ -30,6 +30,7 @@ var levels = map[string]int{
 	"caddymodule":              4,
 	"cmd/caddy-auth":           5,
 	"test/load":                6,
+	"test/e2e":                 6,
 	"test":                     6,
 }
 

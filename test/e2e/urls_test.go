@@ -1,0 +1,140 @@
+package e2e
+
+import (
+	"encoding/base64"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+)
+
+func TestKeysInURLsAreRefused(t *testing.T) {
+	g := start(t, options{site: "auth {\npublic /open\n}"})
+	key := g.plainKey()
+	jwt := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"RS256"}`)) + "." + base64.RawURLEncoding.EncodeToString([]byte(`{}`)) + ".c2ln"
+	for _, target := range []string{
+		"/?api_key=" + key, "/?API-KEY=" + key, "/?x-api-key=" + key, "/?apikey=", "/?api_key", "/?access_token=" + jwt, "/?token=x", "/?key=x", "/?password=x",
+		"/?%61%70%69%5f%6b%65%79=x", "/?%2561pi_key=x", "/?a=1;api_key=x", "/?api_key[]=x", "/?a[api_key]=x", "/?a.api_key=x", "/?a=%zz&api_key=x",
+		"/?api_key=1&api_key=2", "/?q=" + key, "/?q=" + url.QueryEscape("https://x/?k="+key), "/" + key, "/a/" + jwt + "/b", "/?" + key + "=1",
+		"http://" + g.addr + "/?api_key=x", "/open?api_key=" + key, "/open/?token=x", "/%" + "3Fapi_key=x",
+	} {
+		for _, lines := range [][]string{nil, {"X-API-Key: " + key}} {
+			a := g.get(target, lines...)
+			g.want(a, 400, auth.CodeCredentialInQuery)
+			if strings.Contains(a.Body, key[10:30]) || strings.Contains(a.Body, jwt[:20]) {
+				t.Errorf("%s: the answer repeats the secret: %s", target, a.Body)
+			}
+		}
+	}
+	for _, method := range []string{"POST", "OPTIONS", "HEAD", "DELETE", "TRACE", "PROPFIND", "QUERY"} {
+		a := g.raw(method + " /?api_key=x HTTP/1.1\r\nHost: " + g.addr + "\r\nConnection: close\r\n\r\n")
+		if a.Status != 400 {
+			t.Errorf("%s: %d", method, a.Status)
+		}
+	}
+	if a := g.raw("GET /?api_key=x HTTP/1.0\r\nHost: " + g.addr + "\r\n\r\n"); a.Status != 400 {
+		t.Errorf("HTTP/1.0: %d", a.Status)
+	}
+	for _, target := range []string{"http://user:pw@" + g.addr + "/", "/a#b", "/?a#b"} {
+		if a := g.get(target, "X-API-Key: "+key); a.Status != 400 || len(g.upstream.take()) != 0 {
+			t.Errorf("%s: %d", target, a.Status)
+		}
+	}
+}
+
+func TestLookAlikesPassByteForByte(t *testing.T) {
+	g := start(t, options{site: "auth"})
+	key := g.plainKey()
+	for _, target := range []string{
+		"/?keyword=x", "/?q=api_key", "/?page[size]=10&page[key]=2", "/?monkey=1", "/?q=%zz", "/?a=b;c=d", "/?q=%C3%A9+x%20y", "/?tokens=2&keys=3", "/v1.2/a-b_c~d",
+		"/?empty=&=x&&", "/?state=" + base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"RS256"}`)) + ".e30.c2ln", "/a%20b/c%2Fd",
+	} {
+		if s := g.ok(g.get(target, "X-API-Key: "+key)); s.Target != target {
+			t.Errorf("%s arrived as %s", target, s.Target)
+		}
+	}
+}
+
+func TestAllowAndRefuseQuery(t *testing.T) {
+	g := start(t, options{
+		auth: "allow_query token /hooks/*\nrefuse_query signature",
+		site: "auth {\nallow_query key /maps\nrefuse_query sid\nallow_jwt_path /verify/*\n}",
+	})
+	key := g.plainKey()
+	jwt := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"RS256"}`)) + ".e30.c2ln"
+	for target, status := range map[string]int{
+		"/hooks/a?token=x": 200, "/hooks/a?token=" + jwt: 200, "/hooks/a?token=" + key: 400, "/a?token=x": 400, "/hooks/../a?token=x": 400,
+		"/maps?key=x": 200, "/maps/?key=x": 400, "/?signature=x": 400, "/?sid=x": 400, "/verify/" + jwt: 200, "/other/" + jwt: 400, "/verify/" + key: 400,
+	} {
+		if a := g.get(target, "X-API-Key: "+key); a.Status != status {
+			t.Errorf("%s: %d, want %d (%s)", target, a.Status, status, a.Detail)
+		}
+	}
+}
+
+func TestLiveKeyInURLIsBurnt(t *testing.T) {
+	g := start(t, options{site: "auth"})
+	key := g.plainKey()
+	for range 5 {
+		g.get("/?api_key=" + key)
+		g.get("/?api_key=" + key[:len(key)-1] + "!")
+	}
+	eventually(t, "an audit event", func() bool { return len(g.logLines("auth.audit")) > 0 })
+	lines := g.logLines("auth.audit")
+	if len(lines) != 1 || lines[0]["action"] != "key.leaked" || lines[0]["credential_id"] == "" {
+		t.Errorf("audit events %v, want one", lines)
+	}
+	if strings.Contains(g.logLinesText("auth"), key) {
+		t.Error("our own logs show the key")
+	}
+}
+
+func (g *gateway) logLinesText(prefix string) string {
+	var b strings.Builder
+	for line := range strings.Lines(g.logs()) {
+		if strings.Contains(line, `"logger":"`+prefix) {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
+
+func TestPublicPathsHaveOneReading(t *testing.T) {
+	g := start(t, options{site: "auth {\npublic /healthz /docs/*\npublic GET /files/*\n}"})
+	for _, target := range []string{"/healthz", "/docs/", "/docs/a/b.html", "/files/x", "/health%7A", "/docs/%C3%A9", "/docs/a%20b", "/healthz?x=1"} {
+		s := g.ok(g.get(target, "X-Auth-Subject: evil", "X-API-Key: whatever"))
+		if len(s.Header["X-Auth-Subject"])+len(s.Header["X-Api-Key"]) > 0 {
+			t.Errorf("%s: %v", target, s.Header)
+		}
+	}
+	for target, status := range map[string]int{
+		"/Healthz": 401, "/healthz/": 401, "/healthzz": 401, "/docs": 401, "/Docs/a": 401, "/healthz.json": 401, "/x/healthz": 401, "/docs%2Fa": 401, "/docs/a%2F..": 400,
+		"/docs/../admin": 400, "/docs/%2e%2e/admin": 400, "/docs/%2E%2e/admin": 400, "/docs/.%2e/admin": 400, "/docs/..%2fadmin": 400, "/docs/..%5cadmin": 400,
+		"/docs/..\\admin": 400, "/docs//admin": 400, "//docs/a": 400, "/docs/./a": 400, "/docs/a/..": 400, "/docs/;/admin": 400, "/docs/..;/admin": 400, "/docs/a;x=y": 400,
+		"/docs/%252e%252e/admin": 400, "/docs/%25252e%25252e/admin": 400, "/docs/%00": 400, "/docs/a%0a": 400, "/docs/%7f": 400, "/admin/%2e%2e/docs/a": 400, "/docs/a%3bb": 401,
+		"/docs/%252fadmin": 401, "/.": 400, "/..": 400, "/docs/...": 200, "/healthz%20": 401, "/%68ealthz": 200,
+	} {
+		if a := g.get(target); a.Status != status {
+			t.Errorf("%s: %d, want %d (%s)", target, a.Status, status, a.Detail)
+		}
+	}
+	for method, status := range map[string]int{"POST": 401, "GET": 200, "get": 400, "Get": 400} {
+		if a := g.raw(method + " /files/x HTTP/1.1\r\nHost: " + g.addr + "\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"); a.Status != status {
+			t.Errorf("%s: %d, want %d", method, a.Status, status)
+		}
+	}
+}
+
+func TestAmbiguousPathsAllowed(t *testing.T) {
+	g := start(t, options{site: "auth {\npublic /docs/*\nambiguous_paths allow\n}"})
+	key := g.plainKey()
+	if a := g.get("/a//b", "X-API-Key: "+key); a.Status != 200 {
+		t.Errorf("with a key: %d", a.Status)
+	}
+	for _, target := range []string{"/docs//b", "/docs/../admin", "/docs/%2e%2e/admin"} {
+		if a := g.get(target); a.Status != 401 {
+			t.Errorf("%s without a key: %d: an ambiguous path is never public", target, a.Status)
+		}
+	}
+}
