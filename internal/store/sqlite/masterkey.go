@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/secret"
@@ -26,7 +27,7 @@ func (b *Backend) MasterKey() (auth.Secret, error) {
 	if err != nil {
 		return auth.Secret{}, fmt.Errorf("reading the master key: %w", errors.Join(auth.ErrInvalid, err))
 	}
-	key := auth.NewSecret(string(text))
+	key := auth.NewSecret(strings.TrimSpace(string(text)))
 	if _, err := secret.ParseMasterKey(key); err != nil {
 		return auth.Secret{}, fmt.Errorf("reading the master key file %s: %w", path, err)
 	}
