@@ -80,11 +80,11 @@ func block(d *caddyfile.Dispenser, what string, each map[string]func(*caddyfile.
 //		problem_types <base>
 //	}
 func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
+	d.Next() // "auth"
 	if existing != nil {
 		return nil, d.Err("the global auth block is given twice")
 	}
 	app := new(App)
-	d.Next() // "auth"
 	if d.NextArg() {
 		return nil, d.ArgErr()
 	}

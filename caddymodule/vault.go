@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/secret"
@@ -20,7 +19,7 @@ func masterRing(configured auth.Secret, backend Backend, create bool) (*secret.R
 	if key.Empty() {
 		keeper, ok := backend.(keyKeeper)
 		if !ok {
-			return nil, auth.WithHint(fmt.Errorf("%s keeps no master key of its own: %w", backend.Describe(), auth.ErrInvalid), "set master_key, for example to {env.AUTH_MASTER_KEY}")
+			return nil, auth.WithHint(auth.Invalidf("%s keeps no master key of its own", backend.Describe()), "set master_key, for example to {env.AUTH_MASTER_KEY}")
 		}
 		var err error
 		if create {

@@ -31,6 +31,8 @@ var levels = map[string]int{
 	"cmd/caddy-auth":           5,
 	"test/load":                6,
 	"test/e2e":                 6,
+	"test/adapt":               6,
+	"test/script":              6,
 	"test":                     6,
 }
 

@@ -1,6 +1,9 @@
 package auth
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // Kinds of technical failure. They are wrapped with what was being done, and
 // never become "your credential is bad".
@@ -28,6 +31,15 @@ var (
 	// ErrFenced: every run of a load was overtaken by a change.
 	ErrFenced = errors.New("overtaken by changes")
 )
+
+// invalidError is an ErrInvalid that says what is wrong and nothing else.
+type invalidError string
+
+func (e invalidError) Error() string        { return string(e) }
+func (e invalidError) Is(target error) bool { return target == ErrInvalid }
+
+// Invalidf returns an error that is ErrInvalid and reads as formatted.
+func Invalidf(format string, args ...any) error { return invalidError(fmt.Sprintf(format, args...)) }
 
 // hinted is an error with advice for a person.
 type hinted struct {

@@ -2,7 +2,6 @@ package forward
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -80,7 +79,7 @@ func Compile(c Config) (*Policy, error) {
 	p := &Policy{exact: map[string]bool{}, keep: map[string]bool{}}
 	var errs []error
 	if !validName(c.Prefix) || !strings.HasSuffix(c.Prefix, "-") || len(c.Prefix) < 3 {
-		errs = append(errs, fmt.Errorf("prefix %q: want a header name that ends in a hyphen: %w", c.Prefix, auth.ErrInvalid))
+		errs = append(errs, auth.Invalidf("prefix %q: want a header name that ends in a hyphen", c.Prefix))
 	}
 	for _, h := range fields() {
 		h.name = http.CanonicalHeaderKey(c.Prefix + h.name)
@@ -101,7 +100,7 @@ func Compile(c Config) (*Policy, error) {
 		name, isPrefix := strings.CutSuffix(s, "*")
 		switch {
 		case !validName(name) || isPrefix && len(name) < 3:
-			errs = append(errs, fmt.Errorf("strip %q: want a header name, or the beginning of one and a star: %w", s, auth.ErrInvalid))
+			errs = append(errs, auth.Invalidf("strip %q: want a header name, or the beginning of one and a star", s))
 		case isPrefix:
 			p.prefixes = append(p.prefixes, fold(name))
 		default:
@@ -120,7 +119,7 @@ func Compile(c Config) (*Policy, error) {
 func compileMapping(m Mapping) (header, error) {
 	name := http.CanonicalHeaderKey(m.Header)
 	if !validName(m.Header) || slices.Contains(forbiddenNames, name) {
-		return header{}, fmt.Errorf("map %q: not a header name that may carry an identity: %w", m.Header, auth.ErrInvalid)
+		return header{}, auth.Invalidf("map %q: not a header name that may carry an identity", m.Header)
 	}
 	if meta, ok := strings.CutPrefix(m.Field, "meta."); ok && meta != "" {
 		return header{name: name, field: func(id *auth.Identity) string { return id.MetaValue(meta) }}, nil
@@ -134,7 +133,7 @@ func compileMapping(m Mapping) (header, error) {
 		}
 		known = append(known, f)
 	}
-	return header{}, fmt.Errorf("map %s %q: no such field; the fields are %s and meta.NAME: %w", m.Header, m.Field, strings.Join(known, ", "), auth.ErrInvalid)
+	return header{}, auth.Invalidf("map %s %q: no such field; the fields are %s and meta.NAME", m.Header, m.Field, strings.Join(known, ", "))
 }
 
 func (p *Policy) compileKeep(c Config) []error {
@@ -142,12 +141,12 @@ func (p *Policy) compileKeep(c Config) []error {
 	for _, k := range c.Keep {
 		f := fold(k)
 		if !validName(k) {
-			errs = append(errs, fmt.Errorf("keep %q: not a header name: %w", k, auth.ErrInvalid))
+			errs = append(errs, auth.Invalidf("keep %q: not a header name", k))
 			continue
 		}
 		// Nothing of ours may be kept: a client could then choose it.
 		if strings.HasPrefix(f, fold(c.Prefix)) || p.exact[f] {
-			errs = append(errs, fmt.Errorf("keep %q: the gateway sets this header itself: %w", k, auth.ErrInvalid))
+			errs = append(errs, auth.Invalidf("keep %q: the gateway sets this header itself", k))
 			continue
 		}
 		p.keep[f] = true

@@ -68,7 +68,7 @@ func (s *KeySpec) normalize(now time.Time) error {
 	errs[5] = checkMeta(s.Meta)
 	err := errors.Join(errs[:]...)
 	if s.ExpiresAt != 0 && s.ExpiresAt <= now.UnixMilli() {
-		err = errors.Join(err, fmt.Errorf("the key would have expired at %s: %w", time.UnixMilli(s.ExpiresAt).UTC().Format(time.RFC3339), auth.ErrInvalid))
+		err = errors.Join(err, auth.Invalidf("the key would have expired at %s", time.UnixMilli(s.ExpiresAt).UTC().Format(time.RFC3339)))
 	}
 	return err
 }
@@ -158,7 +158,7 @@ func (m *Manager) Rotate(ctx context.Context, id string, overlap time.Duration, 
 		alter(&spec)
 	}
 	if overlap < 0 {
-		return Made{}, fmt.Errorf("overlap %s is negative: %w", overlap, auth.ErrInvalid)
+		return Made{}, auth.Invalidf("overlap %s is negative", overlap)
 	}
 	if err := rotatable(old); err != nil {
 		return Made{}, err
@@ -325,7 +325,7 @@ func (m *Manager) Edit(ctx context.Context, ids []string, edit func(*KeySpec)) (
 		spec := before
 		edit(&spec)
 		if spec.Owner != before.Owner || spec.Environment != before.Environment {
-			return nil, false, fmt.Errorf("a key's owner and environment are part of it and can't be edited: %w", auth.ErrInvalid)
+			return nil, false, auth.Invalidf("a key's owner and environment are part of it and can't be edited")
 		}
 		now := time.Now()
 		if spec.ExpiresAt == before.ExpiresAt {

@@ -2,7 +2,6 @@ package manage
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -19,14 +18,14 @@ func CheckOwner(name string) error {
 		ok = auth.IsBase62(name[i]) || strings.IndexByte("._@-", name[i]) >= 0
 	}
 	if !ok {
-		return fmt.Errorf("owner %q: want 1 to 64 letters, digits, or any of . _ @ -: %w", name, auth.ErrInvalid)
+		return auth.Invalidf("owner %q: want 1 to 64 letters, digits, or any of . _ @ -", name)
 	}
 	return nil
 }
 
 func checkText(what, s string, most int) error {
 	if len(s) > most || !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl) {
-		return fmt.Errorf("%s: want at most %d bytes without control characters: %w", what, most, auth.ErrInvalid)
+		return auth.Invalidf("%s: want at most %d bytes without control characters", what, most)
 	}
 	return nil
 }
@@ -45,7 +44,7 @@ func normalizeScopes(in []string) ([]string, error) {
 	}
 	out := slices.Compact(slices.Sorted(slices.Values(in)))
 	if len(out) > maxScopes {
-		errs = append(errs, fmt.Errorf("%d scopes, at most %d: %w", len(out), maxScopes, auth.ErrInvalid))
+		errs = append(errs, auth.Invalidf("%d scopes, at most %d", len(out), maxScopes))
 	}
 	return out, errors.Join(errs...)
 }
@@ -64,14 +63,14 @@ func normalizeNetworks(in []string) ([]string, error) {
 			}
 		}
 		if err != nil || !p.IsValid() || p.Addr().Is4In6() {
-			errs = append(errs, fmt.Errorf("network %q: want an address or a prefix such as 10.0.0.0/8: %w", s, auth.ErrInvalid))
+			errs = append(errs, auth.Invalidf("network %q: want an address or a prefix such as 10.0.0.0/8", s))
 			continue
 		}
 		out = append(out, p.Masked().String())
 	}
 	out = slices.Compact(slices.Sorted(slices.Values(out)))
 	if len(out) > maxNetworks {
-		errs = append(errs, fmt.Errorf("%d networks, at most %d: %w", len(out), maxNetworks, auth.ErrInvalid))
+		errs = append(errs, auth.Invalidf("%d networks, at most %d", len(out), maxNetworks))
 	}
 	return out, errors.Join(errs...)
 }
@@ -80,12 +79,12 @@ func checkMeta(meta map[string]string) error {
 	var errs []error
 	for k, v := range meta {
 		if !metaName(k) {
-			errs = append(errs, fmt.Errorf("metadata name %q: want a lower-case letter, then up to 31 lower-case letters, digits or _: %w", k, auth.ErrInvalid))
+			errs = append(errs, auth.Invalidf("metadata name %q: want a lower-case letter, then up to 31 lower-case letters, digits or _", k))
 		}
 		errs = append(errs, checkText("metadata "+k, v, 256))
 	}
 	if len(meta) > maxMeta {
-		errs = append(errs, fmt.Errorf("%d metadata entries, at most %d: %w", len(meta), maxMeta, auth.ErrInvalid))
+		errs = append(errs, auth.Invalidf("%d metadata entries, at most %d", len(meta), maxMeta))
 	}
 	return errors.Join(errs...)
 }

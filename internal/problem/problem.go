@@ -62,7 +62,7 @@ func NewWriter(realm, typeBase string) (*Writer, error) {
 	}
 	for i := range len(realm) {
 		if c := realm[i]; c < 0x20 || c > 0x7e || c == '"' || c == '\\' {
-			return nil, fmt.Errorf("realm %q: want printable ASCII without quotes and backslashes: %w", realm, auth.ErrInvalid)
+			return nil, auth.Invalidf("realm %q: want printable ASCII without quotes and backslashes", realm)
 		}
 	}
 	return &Writer{realm, typeBase}, nil

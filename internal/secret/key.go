@@ -58,10 +58,10 @@ func ValidName(s string) bool {
 // environment of a key, or nil.
 func CheckEnvironment(env string) error {
 	if !ValidName(env) {
-		return fmt.Errorf("environment %q: want a lower-case letter, then up to 15 lower-case letters or digits: %w", env, auth.ErrInvalid)
+		return auth.Invalidf("environment %q: want a lower-case letter, then up to 15 lower-case letters or digits", env)
 	}
 	if slices.Contains(ReservedEnvironments, env) {
-		return fmt.Errorf("environment %q is reserved for other credentials: %w", env, auth.ErrInvalid)
+		return auth.Invalidf("environment %q is reserved for other credentials", env)
 	}
 	return nil
 }
@@ -70,7 +70,7 @@ func CheckEnvironment(env string) error {
 // first part of keys, or nil.
 func CheckPrefix(prefix string) error {
 	if !ValidName(prefix) {
-		return fmt.Errorf("key prefix %q: want a lower-case letter, then up to 15 lower-case letters or digits: %w", prefix, auth.ErrInvalid)
+		return auth.Invalidf("key prefix %q: want a lower-case letter, then up to 15 lower-case letters or digits", prefix)
 	}
 	return nil
 }
@@ -86,11 +86,11 @@ type Minter struct {
 // prefix ever issued.
 func NewMinter(secrets [][]byte, prefixes []string) (*Minter, error) {
 	if len(secrets) == 0 {
-		return nil, fmt.Errorf("no minting secret: %w", auth.ErrInvalid)
+		return nil, auth.Invalidf("no minting secret")
 	}
 	for _, s := range secrets {
 		if len(s) != MintingSecretLen {
-			return nil, fmt.Errorf("minting secret of %d bytes, want %d: %w", len(s), MintingSecretLen, auth.ErrInvalid)
+			return nil, auth.Invalidf("minting secret of %d bytes, want %d", len(s), MintingSecretLen)
 		}
 	}
 	return &Minter{secrets: secrets, prefixes: prefixes}, nil

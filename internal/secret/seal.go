@@ -54,7 +54,7 @@ func ParseMasterKey(s auth.Secret) ([]byte, error) {
 	b, err := base64.RawStdEncoding.Strict().DecodeString(std)
 	if err != nil || len(b) != MasterKeyLen {
 		return nil, auth.WithHint(
-			fmt.Errorf("master key: want 32 bytes in base64 or hex: %w", auth.ErrInvalid),
+			auth.Invalidf("master key: want 32 bytes in base64 or hex"),
 			"make one with: openssl rand -base64 32")
 	}
 	return b, nil
@@ -84,7 +84,7 @@ func NewRing(purpose string, masters ...[]byte) (*Ring, error) {
 		r.keys = append(r.keys, ringKey{[kidLen]byte(kid), aead})
 	}
 	if len(r.keys) == 0 {
-		return nil, fmt.Errorf("no master key: %w", auth.ErrInvalid)
+		return nil, auth.Invalidf("no master key")
 	}
 	return r, nil
 }

@@ -45,11 +45,11 @@ func NewSources(headers []string) (*Sources, error) {
 	var ways []string
 	for _, h := range headers {
 		if !validFieldName(h) {
-			return nil, fmt.Errorf("header %q is not a field name: %w", h, auth.ErrInvalid)
+			return nil, auth.Invalidf("header %q is not a field name", h)
 		}
 		name := http.CanonicalHeaderKey(h)
 		if slices.Contains(forbiddenSources, name) {
-			return nil, fmt.Errorf("header %s can't carry a credential: %w", h, auth.ErrInvalid)
+			return nil, auth.Invalidf("header %s can't carry a credential", h)
 		}
 		if name == authorization {
 			s.bearer = true
@@ -64,7 +64,7 @@ func NewSources(headers []string) (*Sources, error) {
 		ways = append(ways, h+": <key>")
 	}
 	if len(ways) == 0 {
-		return nil, fmt.Errorf("no header to read credentials from: %w", auth.ErrInvalid)
+		return nil, auth.Invalidf("no header to read credentials from")
 	}
 	s.advice = strings.Join(ways, " or ")
 	return s, nil

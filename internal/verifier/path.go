@@ -1,7 +1,6 @@
 package verifier
 
 import (
-	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -149,11 +148,11 @@ type PathRule struct {
 func (r PathRule) Validate() error {
 	for _, m := range r.Methods {
 		if m == "" || strings.ToUpper(m) != m || strings.ContainsAny(m, " /*{") {
-			return fmt.Errorf("method %q: want upper-case letters: %w", m, auth.ErrInvalid)
+			return auth.Invalidf("method %q: want upper-case letters", m)
 		}
 	}
 	if len(r.Paths) == 0 {
-		return fmt.Errorf("no path: %w", auth.ErrInvalid)
+		return auth.Invalidf("no path")
 	}
 	for _, p := range r.Paths {
 		if err := checkPattern(p); err != nil {
@@ -167,15 +166,15 @@ func checkPattern(p string) error {
 	exact := strings.TrimSuffix(p, "*")
 	switch {
 	case !strings.HasPrefix(p, "/"):
-		return fmt.Errorf("path %q: want a leading slash: %w", p, auth.ErrInvalid)
+		return auth.Invalidf("path %q: want a leading slash", p)
 	case strings.ContainsAny(p, "{}"):
-		return fmt.Errorf("path %q: placeholders are not allowed here: %w", p, auth.ErrInvalid)
+		return auth.Invalidf("path %q: placeholders are not allowed here", p)
 	case strings.ContainsAny(p, "?#"):
-		return fmt.Errorf("path %q: want a path without a query: %w", p, auth.ErrInvalid)
+		return auth.Invalidf("path %q: want a path without a query", p)
 	case strings.Contains(exact, "*") || exact != p && !strings.HasSuffix(exact, "/"):
-		return fmt.Errorf("path %q: a star may only stand at the end, after a slash: %w", p, auth.ErrInvalid)
+		return auth.Invalidf("path %q: a star may only stand at the end, after a slash", p)
 	case ReadPath(exact) != OneReading:
-		return fmt.Errorf("path %q has more than one reading: %w", p, auth.ErrInvalid)
+		return auth.Invalidf("path %q has more than one reading", p)
 	}
 	return nil
 }

@@ -44,7 +44,7 @@ func NewSite(r SiteRules) (*Site, error) {
 	}
 	for _, m := range r.Accept {
 		if !slices.Contains(auth.Methods(), m) {
-			errs = append(errs, fmt.Errorf("accept: unknown method %q: %w", m, auth.ErrInvalid))
+			errs = append(errs, auth.Invalidf("accept: unknown method %q", m))
 		}
 	}
 	for _, s := range r.RequireScopes {
@@ -53,7 +53,7 @@ func NewSite(r SiteRules) (*Site, error) {
 		}
 	}
 	if slices.Contains(r.Environments, AnyEnvironment) && len(r.Environments) > 1 {
-		errs = append(errs, fmt.Errorf("environment: any stands alone: %w", auth.ErrInvalid))
+		errs = append(errs, auth.Invalidf("environment: any stands alone"))
 	}
 	return &Site{rules: r, scanner: redact.NewScanner(r.Query)}, errors.Join(errs...)
 }

@@ -118,7 +118,7 @@ func (b *Backend) ensureFile(create bool) (os.FileInfo, error) {
 		return nil, notUsable(err)
 	}
 	if info.IsDir() {
-		return nil, fmt.Errorf("%s is a directory, want a file: %w", b.path, auth.ErrInvalid)
+		return nil, auth.Invalidf("%s is a directory, want a file", b.path)
 	}
 	f, err := os.Open(b.path)
 	if err != nil {
