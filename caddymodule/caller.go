@@ -25,7 +25,8 @@ type caller struct {
 
 // callerOf returns what an earlier auth handler left, or nil.
 func callerOf(r *http.Request) *caller {
-	c, _ := caddyhttp.GetVar(r.Context(), callerVar).(*caller)
+	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
+	c, _ := vars[callerVar].(*caller)
 	return c
 }
 

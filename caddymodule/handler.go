@@ -231,7 +231,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	prefixes := h.app.rt.prefixes()
 	presented := h.sources.Take(r.Header, prefixes, h.ForwardCredential)
-	h.policy.Clean(r, h.sources.IsAlias)
+	h.policy.Clean(r, h.sources.Aliases())
 	target := h.site.JudgeTarget(r.Method, originalTarget(r), verifier.IsPreflight(r.Method, r.Header), prefixes)
 	switch {
 	case target.Refusal != nil:
@@ -295,7 +295,7 @@ func (h *Handler) again(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 			return h.refuse(w, r, refusal, &c.identity)
 		}
 	}
-	h.policy.Clean(r, h.sources.IsAlias)
+	h.policy.Clean(r, h.sources.Aliases())
 	c.handler.policy.Inject(r.Header, &c.identity, c.values[:])
 	if h.policy != c.handler.policy {
 		h.policy.Inject(r.Header, &c.identity, nil)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,13 +33,15 @@ type runtimeKey struct {
 }
 
 const (
-	openTimeout    = 10 * time.Second
-	retryInterval  = time.Second
-	usesInterval   = 10 * time.Second
-	usesPerTx      = 1000
-	maxPendingUses = 100_000
-	pruneInterval  = time.Hour
-	journalKept    = 24 * time.Hour
+	openTimeout   = 10 * time.Second
+	retryInterval = time.Second
+	usesInterval  = 10 * time.Second
+	usesPerTx     = 500
+	// usesPerRound bounds what last-used times cost: with more keys in use
+	// each is written less often.
+	usesPerRound  = 1000
+	pruneInterval = time.Hour
+	journalKept   = 24 * time.Hour
 	// drainTime is how long a runtime that a reload replaced keeps its store
 	// open for requests that still use it.
 	drainTime = 30 * time.Second
@@ -169,7 +172,7 @@ func (rt *runtime) run(ctx context.Context, retry bool) {
 		case <-ctx.Done():
 			return
 		case <-uses.C:
-			rt.writeUses()
+			rt.writeUses(usesPerRound)
 		case <-prune.C:
 			rt.prune()
 		case <-secrets.C:
@@ -194,12 +197,12 @@ func (rt *runtime) Destruct() error {
 	if db == nil {
 		return nil
 	}
-	rt.writeUses()
+	rt.writeUses(math.MaxInt)
 	if caddy.Exiting() {
 		return db.Close()
 	}
 	time.AfterFunc(drainTime, func() {
-		rt.writeUses()
+		rt.writeUses(math.MaxInt)
 		if err := db.Close(); err != nil {
 			caddy.Log().Warn("closing a store that a reload replaced", zap.Error(err))
 		}
@@ -273,21 +276,20 @@ func (rt *runtime) lookFailed(err error) {
 		zap.Error(hinted(err)), zap.Duration("last_look", min(rt.follower.Age(time.Now()), 365*24*time.Hour)))
 }
 
-// writeUses writes collected last-used times in batches.
-func (rt *runtime) writeUses() {
+// writeUses writes up to limit collected last-used times, in batches.
+func (rt *runtime) writeUses(limit int) {
 	db := rt.db.Load()
 	if db == nil {
 		return
 	}
-	rt.pending = append(rt.pending, rt.memory.TakeUses()...)
+	if more := limit - len(rt.pending); more > 0 {
+		rt.pending = append(rt.pending, rt.memory.TakeUses(more)...)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
 	for len(rt.pending) > 0 {
 		n := min(len(rt.pending), usesPerTx)
 		if err := db.RecordUse(ctx, rt.pending[:n]); err != nil {
-			if over := len(rt.pending) - maxPendingUses; over > 0 {
-				rt.pending = rt.pending[over:]
-			}
 			rt.logger().Warn("writing last-used times; they are tried again", zap.Error(err))
 			return
 		}

@@ -4,6 +4,7 @@ import (
 	"hash/fnv"
 	"hash/maphash"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
@@ -46,6 +47,8 @@ type Memory struct {
 	start  time.Time
 	seed   maphash.Seed
 	shards [shardCount]shard
+
+	usesFrom atomic.Uint32 // the shard TakeUses read last
 }
 
 type shard struct {
@@ -264,21 +267,27 @@ func (m *Memory) Waiting() int {
 	return n
 }
 
-// TakeUses returns the last-used times collected since the last call.
-func (m *Memory) TakeUses() []auth.Use {
+// TakeUses returns up to limit last-used times that were collected and not
+// taken yet. Calls go around the shards, so that with more keys in use than
+// limit each has its turn.
+func (m *Memory) TakeUses(limit int) []auth.Use {
 	var out []auth.Use
-	for i := range m.shards {
-		s := &m.shards[i]
+	for range shardCount {
+		s := &m.shards[m.usesFrom.Add(1)%shardCount]
 		s.mu.Lock()
 		out = append(out, s.lostUses...)
 		s.lostUses = nil
 		s.good.each(func(e *entry) {
-			if e.usedAt != 0 {
+			if e.usedAt != 0 && len(out) < limit {
 				out = append(out, auth.Use{Fingerprint: e.fp, At: e.usedAt})
 				e.usedAt = 0
 			}
 		})
 		s.mu.Unlock()
+		if len(out) >= limit {
+			m.usesFrom.Add(shardCount - 1) // this shard may have more
+			return out
+		}
 	}
 	return out
 }

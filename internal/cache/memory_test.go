@@ -225,18 +225,39 @@ func TestMemory_TakesUsesOnce(t *testing.T) {
 	expired := allow("acme")
 	expired.Identity.NotAfter = 1
 	land(m, fp(2), expired)
-	uses := m.TakeUses()
+	uses := m.TakeUses(10)
 	if len(uses) != 1 || uses[0].Fingerprint != fp(1) {
 		t.Fatalf("uses %v", uses)
 	}
-	if again := m.TakeUses(); len(again) != 0 {
+	if again := m.TakeUses(10); len(again) != 0 {
 		t.Errorf("taken twice: %v", again)
 	}
 	var v auth.Verdict
 	m.Lookup(&v, fp(1), time.Now())
 	m.Drop(fp(1))
-	if uses := m.TakeUses(); len(uses) != 1 {
+	if uses := m.TakeUses(10); len(uses) != 1 {
 		t.Errorf("the use of a dropped entry is lost: %v", uses)
+	}
+}
+
+func TestMemory_TakesUsesInTurns(t *testing.T) {
+	m := cache.NewMemory(cache.Limits{})
+	const keys = 5000
+	for i := range uint64(keys) {
+		land(m, fp(i), allow("acme"))
+	}
+	seen := map[auth.Fingerprint]bool{}
+	for range 100 {
+		uses := m.TakeUses(100)
+		if len(uses) > 100 {
+			t.Fatalf("%d at once", len(uses))
+		}
+		for _, u := range uses {
+			seen[u.Fingerprint] = true
+		}
+	}
+	if len(seen) != keys {
+		t.Errorf("%d of %d keys had their turn", len(seen), keys)
 	}
 }
 

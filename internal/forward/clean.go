@@ -7,14 +7,14 @@ import (
 
 // Clean removes from a request what a client must not choose: headers named
 // in Connection (RFC 9110, 7.6.1; a proxy behind us would do it after we
-// injected ours), trailers, and every spelling of an identity header. alias
-// says which other folded names to remove.
-func (p *Policy) Clean(r *http.Request, alias func(folded []byte) bool) {
+// injected ours), trailers, and every spelling of an identity header. aliases
+// are folded names of credential headers, of which other spellings go too.
+func (p *Policy) Clean(r *http.Request, aliases map[string]bool) {
 	cleanConnection(r.Header)
 	// net/http merges trailers into r.Trailer when the body ends, if it is not nil.
 	r.Trailer = nil
 	delete(r.Header, "Trailer")
-	p.strip(r.Header, alias)
+	p.strip(r.Header, aliases)
 }
 
 // cleanConnection deletes what Connection names and rewrites it to the
@@ -43,15 +43,19 @@ func cleanConnection(h http.Header) {
 	delete(h, "Connection")
 }
 
-func (p *Policy) strip(h http.Header, alias func([]byte) bool) {
+func (p *Policy) strip(h http.Header, aliases map[string]bool) {
 	var buf [maxFold]byte
 	for name := range h {
+		// Most headers of most requests are dismissed by their first byte.
+		if name == "" || !p.first[name[0]] && (len(aliases) == 0 || plainName(name)) {
+			continue
+		}
 		folded := buf[:0]
 		if len(name) > maxFold {
 			folded = make([]byte, 0, len(name)) // a prefix may still match
 		}
 		folded = appendFold(folded, name)
-		if p.removes(folded) || alias != nil && alias(folded) && !plainName(name) {
+		if p.removes(folded) || aliases[string(folded)] && !plainName(name) {
 			delete(h, name)
 		}
 	}

@@ -56,7 +56,7 @@ type Policy struct {
 	exact    map[string]bool // folded names to remove
 	prefixes []string        // folded prefixes to remove
 	keep     map[string]bool // folded
-	first    [256]bool       // first bytes, folded, that anything to remove begins with
+	first    [256]bool       // first bytes that anything to remove can begin with
 }
 
 func fields() []header {
@@ -108,12 +108,21 @@ func Compile(c Config) (*Policy, error) {
 		}
 	}
 	for n := range p.exact {
-		p.first[n[0]] = true
+		p.markFirst(n[0])
 	}
 	for _, n := range p.prefixes {
-		p.first[n[0]] = true
+		p.markFirst(n[0])
 	}
 	return p, errors.Join(errs...)
+}
+
+// markFirst marks every byte that folds to c.
+func (p *Policy) markFirst(c byte) {
+	for b := range p.first {
+		if appendFold(nil, string([]byte{byte(b)}))[0] == c {
+			p.first[b] = true
+		}
+	}
 }
 
 func compileMapping(m Mapping) (header, error) {
@@ -172,7 +181,7 @@ func (p *Policy) Claims(name string) bool {
 const maxFold = 96
 
 func (p *Policy) removes(folded []byte) bool {
-	if len(folded) == 0 || !p.first[folded[0]] || p.keep[string(folded)] {
+	if len(folded) == 0 || p.keep[string(folded)] {
 		return false
 	}
 	if p.exact[string(folded)] {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"slices"
 	"strings"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
 )
 
 // Names that are refused in a query, alone or as a part of a bracketed or
@@ -45,11 +47,12 @@ type Rules struct {
 // Scanner looks for credentials in request targets. It is immutable but for
 // the key prefixes, which the caller passes.
 type Scanner struct {
-	refused   [][]byte // normalized; anywhere in a name
-	whole     [][]byte
+	refused   map[string]bool // normalized; anywhere in a name
+	whole     map[string]bool // normalized; as whole names only
 	allow     []allowance
 	jwtPaths  PathSet
 	jwtExempt [][]byte
+	last      [256]bool // bytes that a name to refuse can end with, or that need a closer look
 }
 
 type allowance struct {
@@ -60,10 +63,22 @@ type allowance struct {
 // NewScanner compiles rules.
 func NewScanner(r Rules) *Scanner {
 	s := &Scanner{
-		refused:   normalizeAll(builtinNames, r.Refuse),
-		whole:     normalizeAll(wholeNames),
+		refused:   setOf(normalizeAll(builtinNames, r.Refuse)),
+		whole:     setOf(normalizeAll(wholeNames)),
 		jwtExempt: normalizeAll(jwtNames),
 		jwtPaths:  r.AllowJWTPaths,
+	}
+	for c := range s.last {
+		s.last[c] = !isAlnum(byte(c))
+	}
+	for _, names := range []map[string]bool{s.refused, s.whole} {
+		for n := range names {
+			c := n[len(n)-1]
+			s.last[c], s.last[c&^0x20] = true, true
+			if c < 'a' {
+				s.last[c] = true
+			}
+		}
 	}
 	for _, a := range r.Allow {
 		s.allow = append(s.allow, allowance{normalizeAll(a.Names), a.Paths})
@@ -120,10 +135,13 @@ func (s *Scanner) Scan(target string, prefixes []string) Finding {
 	return f
 }
 
+// shortestCredential is less than the length of any credential: a JWT has at
+// least 12 + . + 1 + . characters, and decoding makes nothing longer.
+const shortestCredential = 15
+
 // plain reports whether nothing in target needs a closer look: no query, no
 // escapes, no authority and too short for any credential.
 func plain(target string) bool {
-	const shortestCredential = 20 // a JWT: 12 + . + 1 + .; a key is longer
 	if target == "" || target[0] != '/' {
 		return false
 	}
@@ -158,6 +176,9 @@ func cutAuthority(target string) (rest string, userinfo bool) {
 }
 
 func (s *Scanner) scanPath(path string, prefixes []string) Finding {
+	if plain(path) {
+		return Finding{}
+	}
 	var buf [512]byte
 	b := decode(buf[:0], path)
 	// A question mark that only decoding shows starts a query for whoever
@@ -178,23 +199,57 @@ func (s *Scanner) scanPath(path string, prefixes []string) Finding {
 }
 
 func (s *Scanner) scanQuery(path, query string, prefixes []string) Finding {
-	var buf [512]byte
-	if _, _, ok := findKey(decode(buf[:0], query), prefixes); ok {
+	if len(query) > auth.KeyTailLen && holdsKey(query, prefixes) {
 		return s.shapeFinding(query, prefixes)
 	}
 	for query != "" {
-		end := strings.IndexAny(query, "&;")
-		pair := query
-		if end >= 0 {
-			pair, query = query[:end], query[end+1:]
-		} else {
-			query = ""
+		var pair string
+		var plain bool
+		if pair, query, plain = s.cutPair(query); plain {
+			continue
 		}
 		if f := s.scanPair(path, pair); f.What != Nothing {
 			return f
 		}
 	}
 	return Finding{}
+}
+
+// cutPair takes the first pair off a query. plain says that nothing can be
+// wrong with it: its name is of letters, digits, - and _ and does not end as
+// a name to refuse does, and its value is too short for a token.
+func (s *Scanner) cutPair(query string) (pair, rest string, plain bool) {
+	nameEnd := -1
+	simple := true
+	i := 0
+	for ; i < len(query); i++ {
+		c := query[i]
+		if c == '&' || c == ';' {
+			break
+		}
+		if nameEnd < 0 {
+			if c == '=' {
+				nameEnd = i
+			} else if !isAlnum(c) && c != '_' && c != '-' {
+				simple = false
+			}
+		}
+	}
+	pair, rest = query[:i], ""
+	if i < len(query) {
+		rest = query[i+1:]
+	}
+	if nameEnd < 0 {
+		nameEnd = i
+	}
+	plain = simple && nameEnd > 0 && nameEnd < shortestCredential && !s.last[query[nameEnd-1]] && i-nameEnd <= shortestCredential
+	return pair, rest, plain
+}
+
+func holdsKey(query string, prefixes []string) bool {
+	var buf [512]byte
+	_, _, ok := findKey(decode(buf[:0], query), prefixes)
+	return ok
 }
 
 // shapeFinding names the parameter that holds a key, if one alone does.
@@ -231,18 +286,21 @@ func (s *Scanner) scanPair(path, pair string) Finding {
 	if hasJWT(name) {
 		return Finding{What: JWTShape}
 	}
-	var valueBuf [512]byte
-	if rawValue != "" && hasJWT(decode(valueBuf[:0], rawValue)) &&
-		!contains(s.jwtExempt, whole) && !s.allowed(whole, path) {
+	if len(rawValue) >= shortestCredential && valueHasJWT(rawValue) && !contains(s.jwtExempt, whole) && !s.allowed(whole, path) {
 		return Finding{What: JWTShape, Name: printable(name)}
 	}
 	return Finding{}
 }
 
+func valueHasJWT(value string) bool {
+	var buf [512]byte
+	return hasJWT(decode(buf[:0], value))
+}
+
 // refusedName looks at the whole name and at each part of a bracketed or
 // dotted one.
 func (s *Scanner) refusedName(name, whole []byte) bool {
-	if contains(s.refused, whole) || contains(s.whole, whole) {
+	if s.refused[string(whole)] || s.whole[string(whole)] {
 		return true
 	}
 	if !bytes.ContainsAny(name, "[].") {
@@ -254,7 +312,7 @@ func (s *Scanner) refusedName(name, whole []byte) bool {
 		if i < len(name) && name[i] != '[' && name[i] != ']' && name[i] != '.' {
 			continue
 		}
-		if contains(s.refused, normalize(buf[:0], name[start:i])) {
+		if s.refused[string(normalize(buf[:0], name[start:i]))] {
 			return true
 		}
 		start = i + 1
@@ -308,6 +366,14 @@ func normalizeAll(lists ...[]string) [][]byte {
 		}
 	}
 	return out
+}
+
+func setOf(names [][]byte) map[string]bool {
+	set := make(map[string]bool, len(names))
+	for _, n := range names {
+		set[string(n)] = true
+	}
+	return set
 }
 
 func contains(list [][]byte, b []byte) bool {

@@ -227,3 +227,15 @@ func oracleMay(target string) bool {
 	}
 	return strings.Contains(strings.ToLower(target), "%u00") || strings.Contains(strings.ToLower(target), "%25")
 }
+
+func BenchmarkScan(b *testing.B) {
+	s := redact.NewScanner(redact.Rules{})
+	for name, target := range map[string]string{"path": "/v1/orders/4711", "query": "/v1/orders?page=2&sort=created", "long": "/9f1c2b6e-6f3c-4c1e-9d0f-2a6f3f0b7a11?cursor=" + strings.Repeat("ab%20", 40)} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				s.Scan(target, prefixes)
+			}
+		})
+	}
+}

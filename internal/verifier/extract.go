@@ -92,9 +92,8 @@ func (s *Sources) Take(h http.Header, prefixes []string, keep bool) Presented {
 	return p
 }
 
-// IsAlias reports whether a header name is another spelling of a credential
-// header.
-func (s *Sources) IsAlias(folded []byte) bool { return s.folded[string(folded)] }
+// Aliases are the folded names of the key headers. Callers must not change it.
+func (s *Sources) Aliases() map[string]bool { return s.folded }
 
 func (s *Sources) read(h http.Header, prefixes []string) Presented {
 	var p Presented

@@ -24,6 +24,9 @@ const (
 // semicolon, control bytes and invalid escapes: a path matcher, this gateway
 // and the upstream may each see another path in them.
 func ReadPath(path string) Reading {
+	if plainPath(path) {
+		return OneReading
+	}
 	reading, escaped := OneReading, false
 	for i := 0; i < len(path); i++ {
 		switch c := path[i]; {
@@ -50,6 +53,34 @@ func ReadPath(path string) Reading {
 		return reading
 	}
 	return max(reading, readDecoded(path))
+}
+
+// ordinary are the bytes that need no closer look in a path.
+var ordinary = func() (t [256]bool) {
+	for c := 0x20; c < 0x100; c++ {
+		t[c] = !strings.ContainsRune("%\\;./\x7f", rune(c)) || c > 0x7f
+	}
+	return t
+}()
+
+// plainPath reports whether a path has one reading at first sight.
+func plainPath(path string) bool {
+	slash := false
+	for i := range len(path) {
+		c := path[i]
+		if c == '/' {
+			if slash {
+				return false
+			}
+			slash = true
+			continue
+		}
+		if !ordinary[c] {
+			return false
+		}
+		slash = false
+	}
+	return true
 }
 
 // readDecoded looks at every further decoding of a path: dot segments are

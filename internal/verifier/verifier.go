@@ -66,12 +66,12 @@ func (v *Verifier) Minter() *secret.Minter { return v.minter.Load() }
 
 // VerifyKey verifies an API key. A cached identity costs one allocation and
 // no I/O; a forged key is refused without I/O. Expiry is judged at now.
-func (v *Verifier) VerifyKey(ctx context.Context, key string, now time.Time) auth.Verdict {
+func (v *Verifier) VerifyKey(ctx context.Context, key string, now time.Time) (verdict auth.Verdict) {
 	fp := auth.FingerprintOf(key)
 	trusted := v.fence.Trusted(now)
-	var verdict auth.Verdict
 	if trusted && v.memory.Lookup(&verdict, fp, now) {
-		return judgeExpiry(verdict, now)
+		judgeExpiry(&verdict, now)
+		return verdict
 	}
 	minter := v.minter.Load()
 	if minter == nil {
@@ -85,7 +85,8 @@ func (v *Verifier) VerifyKey(ctx context.Context, key string, now time.Time) aut
 	}
 	hit, flight, lead := v.memory.Join(&verdict, fp, now)
 	if hit {
-		return judgeExpiry(verdict, now)
+		judgeExpiry(&verdict, now)
+		return verdict
 	}
 	if lead {
 		v.lead(flight, fp)
@@ -94,7 +95,9 @@ func (v *Verifier) VerifyKey(ctx context.Context, key string, now time.Time) aut
 	}
 	select {
 	case <-flight.Done():
-		return judgeExpiry(flight.Verdict(), now)
+		verdict = flight.Verdict()
+		judgeExpiry(&verdict, now)
+		return verdict
 	case <-ctx.Done():
 		return auth.Undecided(fmt.Errorf("waiting for a lookup: %w", context.Cause(ctx)))
 	}
@@ -162,13 +165,12 @@ func (v *Verifier) load(ctx context.Context, f *cache.Flight, fp auth.Fingerprin
 }
 
 // judgeExpiry turns an identity whose credential has expired into a denial.
-func judgeExpiry(v auth.Verdict, now time.Time) auth.Verdict {
+func judgeExpiry(v *auth.Verdict, now time.Time) {
 	if v.Outcome != auth.Allow || !v.Identity.Expired(now) {
-		return v
+		return
 	}
 	v.Outcome, v.Reason = auth.Deny, auth.ReasonExpired
 	if v.Identity.Replaced {
 		v.Reason = auth.ReasonReplaced
 	}
-	return v
 }
