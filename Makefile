@@ -43,6 +43,6 @@ bench: ## CPU per request against plain Caddy, both loaded at once (some minutes
 	$(GO) run ./test/load
 
 soak: ## The long property tests (some minutes)
-	CADDY_AUTH_SOAK=1 $(GO) test -timeout 60m -count=1 -run 'Property|Soak' -v ./caddymodule ./internal/cache ./internal/feed ./internal/verifier
+	CADDY_AUTH_SOAK=1 $(GO) test -timeout 60m -count=1 -run 'Property|BytesPerIdentity' -v ./test/e2e ./internal/cache
 
 .PHONY: help build test deps race lint fmt fuzz bench-micro bench soak

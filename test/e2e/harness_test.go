@@ -67,7 +67,9 @@ func newUpstream(t testing.TB) *upstream {
 		body, _ := io.ReadAll(io.LimitReader(r.Body, 1<<20))
 		s := seen{r.Method, r.RequestURI, r.Header.Clone(), r.Trailer.Clone(), string(body)}
 		u.mu.Lock()
-		u.last = append(u.last, s)
+		if len(u.last) < 1000 { // nobody looks at more
+			u.last = append(u.last, s)
+		}
 		u.mu.Unlock()
 		_ = json.NewEncoder(w).Encode(s)
 	}))
@@ -312,6 +314,13 @@ func (g *gateway) logs() string {
 		g.t.Fatal(err)
 	}
 	return string(b)
+}
+
+// parseSeen reads what the upstream answered: what it saw.
+func parseSeen(body string) (seen, error) {
+	var s seen
+	err := json.Unmarshal([]byte(body), &s)
+	return s, err
 }
 
 // file returns a file of the gateway's directory, or "".
