@@ -3,6 +3,8 @@ package forward
 import (
 	"net/http"
 	"strings"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
 )
 
 // Clean removes from a request what a client must not choose: headers named
@@ -54,7 +56,7 @@ func (p *Policy) strip(h http.Header, aliases map[string]bool) {
 		if len(name) > maxFold {
 			folded = make([]byte, 0, len(name)) // a prefix may still match
 		}
-		folded = appendFold(folded, name)
+		folded = auth.AppendFolded(folded, name)
 		if p.removes(folded) || aliases[string(folded)] && !plainName(name) {
 			delete(h, name)
 		}

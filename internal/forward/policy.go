@@ -119,7 +119,7 @@ func Compile(c Config) (*Policy, error) {
 // markFirst marks every byte that folds to c.
 func (p *Policy) markFirst(c byte) {
 	for b := range p.first {
-		if appendFold(nil, string([]byte{byte(b)}))[0] == c {
+		if auth.AppendFolded(nil, string([]byte{byte(b)}))[0] == c {
 			p.first[b] = true
 		}
 	}
@@ -175,7 +175,7 @@ func (p *Policy) Names() []string {
 // Claims reports whether the policy sets or removes a header of that name.
 func (p *Policy) Claims(name string) bool {
 	var buf [maxFold]byte
-	return p.removes(appendFold(buf[:0], name))
+	return p.removes(auth.AppendFolded(buf[:0], name))
 }
 
 const maxFold = 96
@@ -195,24 +195,7 @@ func (p *Policy) removes(folded []byte) bool {
 	return false
 }
 
-func fold(name string) string { return string(appendFold(nil, name)) }
-
-// appendFold folds a header name as CGI, WSGI and PHP do: lower case, and '_'
-// for all that is no letter or digit.
-func appendFold(dst []byte, name string) []byte {
-	for i := range len(name) {
-		c := name[i]
-		switch {
-		case c >= 'A' && c <= 'Z':
-			c |= 0x20
-		case c >= 'a' && c <= 'z', c >= '0' && c <= '9':
-		default:
-			c = '_'
-		}
-		dst = append(dst, c)
-	}
-	return dst
-}
+func fold(name string) string { return string(auth.AppendFolded(nil, name)) }
 
 func validName(s string) bool {
 	if s == "" || len(s) > maxFold {

@@ -182,7 +182,9 @@ func FuzzParse(f *testing.F) {
 		if prefix+"_"+env+"_"+key[len(key)-auth.KeyTailLen:] != key {
 			t.Fatalf("parts of %q do not make it up again", key)
 		}
-		if m.Check(key) == auth.ReasonNone && key != s.Reveal() {
+		head, tag := key[:len(key)-8], key[len(key)-8:]
+		right := tag == independentTag(bytes.Repeat([]byte{1}, 32), head)
+		if passed := m.Check(key) == auth.ReasonNone; passed && !right {
 			t.Fatalf("a forged key passed: %q", key)
 		}
 	})

@@ -60,7 +60,7 @@ func NewSources(headers []string) (*Sources, error) {
 			continue
 		}
 		s.keyHeaders = append(s.keyHeaders, name)
-		s.folded[foldName(name)] = true
+		s.folded[string(auth.AppendFolded(nil, name))] = true
 		ways = append(ways, h+": <key>")
 	}
 	if len(ways) == 0 {
@@ -235,26 +235,6 @@ func validFieldName(s string) bool {
 		}
 	}
 	return true
-}
-
-func foldName(name string) string {
-	b := []byte(name)
-	for i, c := range b {
-		b[i] = FoldByte(c)
-	}
-	return string(b)
-}
-
-// FoldByte folds one byte of a header name as gateways to CGI, WSGI and PHP
-// do: letters to lower case, all that is no letter or digit to '_'.
-func FoldByte(c byte) byte {
-	switch {
-	case c >= 'A' && c <= 'Z':
-		return c | 0x20
-	case c >= 'a' && c <= 'z', c >= '0' && c <= '9':
-		return c
-	}
-	return '_'
 }
 
 func invalid(detail string) *auth.Refusal {
