@@ -235,7 +235,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	target := h.site.JudgeTarget(r.Method, originalTarget(r), verifier.IsPreflight(r.Method, r.Header), prefixes)
 	switch {
 	case target.Refusal != nil:
-		h.app.rt.leaks.burn(target.Leaked, r.Host)
+		h.app.rt.leaks.burn(target.Leaked, h.loggable(r.Host))
 		return h.refuse(w, r, target.Refusal, nil)
 	case target.Public:
 		return h.passAnonymous(w, r, next, true)
@@ -277,7 +277,7 @@ func (h *Handler) passAnonymous(w http.ResponseWriter, r *http.Request, next cad
 func (h *Handler) again(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, c *caller) error {
 	target := h.site.JudgeTarget(r.Method, originalTarget(r), verifier.IsPreflight(r.Method, r.Header), h.app.rt.prefixes())
 	if target.Refusal != nil {
-		h.app.rt.leaks.burn(target.Leaked, r.Host)
+		h.app.rt.leaks.burn(target.Leaked, h.loggable(r.Host))
 		return h.refuse(w, r, target.Refusal, nil)
 	}
 	if !c.verified {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/problem"
+	"github.com/caddy-auth/caddy-auth/internal/redact"
 )
 
 // lingerTime is how long a refused request's body may still arrive before the
@@ -39,7 +40,7 @@ func (h *Handler) logRefusal(r *http.Request, refusal *auth.Refusal, id *auth.Id
 	}
 	fields := []zap.Field{
 		zap.String("code", string(refusal.Code)), zap.Int("status", problem.Status(refusal.Code)), zap.String("instance", instance),
-		zap.String("client_ip", clientIP(r)), zap.String("host", r.Host), zap.String("method", r.Method),
+		zap.String("client_ip", clientIP(r)), zap.String("host", h.loggable(r.Host)), zap.String("method", h.loggable(r.Method)),
 	}
 	if refusal.Code == auth.CodeUnavailable {
 		fields = append(fields, zap.NamedError("cause", errors.New(refusal.Reason)))
@@ -58,6 +59,16 @@ func (h *Handler) logRefusal(r *http.Request, refusal *auth.Refusal, id *auth.Id
 		fields = append(fields, zap.String("note", "public matches the path the client sent; only the rewritten path would have matched"))
 	}
 	h.decisions.write(reason, credential, fields...)
+}
+
+// loggable is what may be logged of a text that a client chose: not a key,
+// and not much.
+func (h *Handler) loggable(s string) string {
+	const most = 255 // the longest host name
+	if len(s) > most || redact.HasKey(s, h.app.rt.prefixes()) {
+		return "[redacted]"
+	}
+	return s
 }
 
 // closeUnread makes sure that an unread body can't delay the answer: net/http

@@ -138,3 +138,31 @@ func TestAmbiguousPathsAllowed(t *testing.T) {
 		}
 	}
 }
+
+// TestOurLogsNeverShowAKey plants a live key wherever a request has room.
+func TestOurLogsNeverShowAKey(t *testing.T) {
+	g := start(t, options{site: "auth"})
+	key := g.plainKey()
+	for _, request := range []string{
+		"GET /?api_key=" + key + " HTTP/1.1\r\nHost: x",
+		"GET /" + key + " HTTP/1.1\r\nHost: x",
+		"GET / HTTP/1.1\r\nHost: " + strings.ReplaceAll(key, "_", "_") + ".example",
+		key + " / HTTP/1.1\r\nHost: x",
+		"GET / HTTP/1.1\r\nHost: x\r\nReferer: https://y/?api_key=" + key,
+		"GET / HTTP/1.1\r\nHost: x\r\nUser-Agent: " + key,
+		"GET / HTTP/1.1\r\nHost: x\r\nX-API-Key: " + key + "\r\nAuthorization: Bearer " + key,
+		"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: " + key,
+		"GET / HTTP/1.1\r\nHost: x\r\nX-API-Key: " + key + "x",
+	} {
+		request = strings.Replace(request, "Host: x", "Host: "+g.addr, 1)
+		a := g.raw(request + "\r\nConnection: close\r\n\r\n")
+		if strings.Contains(a.Body, key[:40]) {
+			t.Errorf("%.60q: the answer shows the key", request)
+		}
+	}
+	if text := g.logLinesText("auth"); strings.Contains(text, key[8:40]) {
+		t.Errorf("our logs show the key: %s", text)
+	} else if !strings.Contains(text, "auth.decision") {
+		t.Error("nothing was logged")
+	}
+}
