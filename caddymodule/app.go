@@ -151,9 +151,10 @@ func (a *App) check() error {
 	if a.PollInterval < 0 || a.MaxStaleness < 0 {
 		errs = append(errs, errors.New("poll_interval and max_staleness can't be negative"))
 	}
-	if a.PollInterval > 0 && a.MaxStaleness > 0 && a.MaxStaleness < 2*a.PollInterval {
-		errs = append(errs, fmt.Errorf("max_staleness %s is less than two poll intervals of %s: every look that takes long would end in 503",
-			time.Duration(a.MaxStaleness), time.Duration(a.PollInterval)))
+	following := feed.Config{PollInterval: time.Duration(a.PollInterval), MaxStaleness: time.Duration(a.MaxStaleness)}.WithDefaults()
+	if following.MaxStaleness < 2*following.PollInterval {
+		errs = append(errs, fmt.Errorf("max_staleness %s is less than two times the poll_interval %s: requests would get 503 between two looks",
+			following.MaxStaleness, following.PollInterval))
 	}
 	if c := a.Cache; c != nil && (c.Size < 0 || c.TTL < 0 || c.NegativeSize < 0 || c.NegativeTTL < 0) {
 		errs = append(errs, errors.New("cache: sizes and times can't be negative"))

@@ -21,6 +21,9 @@ type caller struct {
 	verified bool // identity is set
 	public   bool // let through because the path is public
 	values   [forward.MaxHeaders]string
+
+	policies    []*forward.Policy // of every auth handler so far
+	firstPolicy [1]*forward.Policy
 }
 
 // callerOf returns what an earlier auth handler left, or nil.

@@ -71,7 +71,7 @@ type Handler struct {
 	// hands them to the site's error routes.
 	Errors string `json:"errors,omitempty"`
 
-	// The identity headers of this site. Default: the app's.
+	// The identity headers of this site, added to the app's.
 	IdentityHeaders *IdentityHeaders `json:"identity_headers,omitempty"`
 
 	app       *App
@@ -129,11 +129,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.sources, err = verifier.NewSources(names)
 	errs = append(errs, wrapIf("from header", err))
-	identity := h.IdentityHeaders
-	if identity == nil {
-		identity = h.app.IdentityHeaders
-	}
-	h.policy, err = forward.Compile(identity.config())
+	h.policy, err = forward.Compile(h.IdentityHeaders.over(h.app.IdentityHeaders))
 	errs = append(errs, wrapIf("identity_headers", err))
 	h.problems, err = problem.NewWriter(h.Realm, h.app.ProblemTypes)
 	errs = append(errs, err)
@@ -196,13 +192,28 @@ func (h *Handler) compileSite() (*verifier.Site, error) {
 	return site, errors.Join(append(errs, err)...)
 }
 
-func (c *IdentityHeaders) config() forward.Config {
-	if c == nil {
-		return forward.Config{}
+// over adds a site's block to the app's: its prefix goes before, maps, strips
+// and keeps add up. The app's prefix is removed on the site too, since its
+// upstream may know both.
+func (c *IdentityHeaders) over(app *IdentityHeaders) forward.Config {
+	out := forward.Config{Prefix: forward.DefaultPrefix}
+	mapped := map[string]string{}
+	for _, block := range []*IdentityHeaders{app, c} {
+		if block == nil {
+			continue
+		}
+		if block.Prefix != "" {
+			out.Strip = append(out.Strip, out.Prefix+"*")
+			out.Prefix = block.Prefix
+		}
+		for header, field := range block.Map {
+			mapped[http.CanonicalHeaderKey(header)] = field
+		}
+		out.Strip = append(out.Strip, block.Strip...)
+		out.Keep = append(out.Keep, block.Keep...)
 	}
-	out := forward.Config{Prefix: c.Prefix, Strip: c.Strip, Keep: c.Keep}
-	for _, header := range slices.Sorted(maps.Keys(c.Map)) {
-		out.Map = append(out.Map, forward.Mapping{Header: header, Field: c.Map[header]})
+	for _, header := range slices.Sorted(maps.Keys(mapped)) {
+		out.Map = append(out.Map, forward.Mapping{Header: header, Field: mapped[header]})
 	}
 	return out
 }
@@ -261,6 +272,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	h.warnPlainHTTP(r)
 	c := &caller{handler: h, verified: true, identity: verdict.Identity}
+	c.policies = append(c.firstPolicy[:0], h.policy)
 	h.policy.Inject(r.Header, &c.identity, c.values[:])
 	c.attach(r)
 	return next.ServeHTTP(w, r)
@@ -268,13 +280,23 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 func (h *Handler) passAnonymous(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, public bool) error {
 	c := &caller{handler: h, public: public}
+	c.policies = append(c.firstPolicy[:0], h.policy)
 	c.attach(r)
 	return next.ServeHTTP(w, r)
 }
 
 // again is a later auth on a request that an earlier one let through: it
-// keeps the identity and adds its own checks.
+// keeps the identity and adds its own checks. It cleans first, as on every
+// path, and puts the identity back.
 func (h *Handler) again(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, c *caller) error {
+	h.sources.Take(r.Header, h.app.rt.prefixes(), h.ForwardCredential) // its credential headers go, unread
+	h.policy.Clean(r, h.sources.Aliases())
+	c.policies = append(c.policies, h.policy)
+	if c.verified {
+		for _, p := range c.policies {
+			p.Inject(r.Header, &c.identity, nil)
+		}
+	}
 	target := h.site.JudgeTarget(r.Method, originalTarget(r), verifier.IsPreflight(r.Method, r.Header), h.app.rt.prefixes())
 	if target.Refusal != nil {
 		h.app.rt.leaks.burn(target.Leaked, h.loggable(r.Host))
@@ -282,7 +304,7 @@ func (h *Handler) again(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	}
 	if !c.verified {
 		if target.Public || h.Optional {
-			c.public = c.public || target.Public
+			c.public = c.public && target.Public
 			return next.ServeHTTP(w, r)
 		}
 		return h.refuse(w, r, h.sources.MissingRefusal(), nil)
@@ -294,11 +316,6 @@ func (h *Handler) again(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 		if refusal := h.site.JudgeIdentity(&c.identity, h.addresses.of(r, &c.identity)); refusal != nil {
 			return h.refuse(w, r, refusal, &c.identity)
 		}
-	}
-	h.policy.Clean(r, h.sources.Aliases())
-	c.handler.policy.Inject(r.Header, &c.identity, c.values[:])
-	if h.policy != c.handler.policy {
-		h.policy.Inject(r.Header, &c.identity, nil)
 	}
 	return next.ServeHTTP(w, r)
 }

@@ -61,7 +61,8 @@ type Config struct {
 	LookTimeout  time.Duration // default 5s
 }
 
-func (c Config) withDefaults() Config {
+// WithDefaults returns c with every zero field set to its default.
+func (c Config) WithDefaults() Config {
 	def := func(d *time.Duration, v time.Duration) {
 		if *d <= 0 {
 			*d = v
@@ -82,9 +83,11 @@ type Follower struct {
 	events  Events
 	trust   trustClock
 
-	lookMu   sync.Mutex // held for the length of a look
-	flight   *lookCall  // guarded by flightMu
-	flightMu sync.Mutex
+	lookMu    sync.Mutex // held for the length of a look; guards lost and lostEpoch
+	lost      bool       // the history was lost and starting over is not done yet
+	lostEpoch auth.Epoch
+	flight    *lookCall // guarded by flightMu
+	flightMu  sync.Mutex
 
 	mu     sync.RWMutex // guards what follows; never held while the tier is called
 	booted bool
@@ -98,7 +101,7 @@ type Follower struct {
 
 // New returns a follower that has not looked yet and so trusts nothing.
 func New(journal Journal, tier Tier, cfg Config, events Events) *Follower {
-	return &Follower{journal: journal, tier: tier, cfg: cfg.withDefaults(), events: events, hist: newHistory(), trust: trustClock{start: time.Now()}}
+	return &Follower{journal: journal, tier: tier, cfg: cfg.WithDefaults(), events: events, hist: newHistory(), trust: trustClock{start: time.Now()}}
 }
 
 // Start begins to look at every poll interval. The first look is made at once.
@@ -237,7 +240,14 @@ func (f *Follower) lookLocked(ctx context.Context) error {
 
 func (f *Follower) look(ctx context.Context) error {
 	if !f.isBooted() {
-		return f.boot(ctx)
+		if f.lost {
+			return f.recover(ctx)
+		}
+		err := f.boot(ctx)
+		if errors.Is(err, auth.ErrReplaced) {
+			return f.startOver(ctx, "the database was replaced")
+		}
+		return err
 	}
 	for {
 		cursor, _ := f.Position()
@@ -313,7 +323,7 @@ func (f *Follower) isBooted() bool {
 // that nothing read before is ever used again.
 func (f *Follower) startOver(ctx context.Context, why string) error {
 	f.mu.Lock()
-	old := f.epoch
+	f.lost, f.lostEpoch = true, f.epoch
 	f.booted, f.cursor, f.hist = false, 0, newHistory()
 	f.mu.Unlock()
 	f.trust.lapse()
@@ -321,6 +331,12 @@ func (f *Follower) startOver(ctx context.Context, why string) error {
 	if f.events.LostHistory != nil {
 		f.events.LostHistory(why)
 	}
+	return f.recover(ctx)
+}
+
+// recover goes through all of starting over. A step that fails is tried again
+// at the next look, from the first on.
+func (f *Follower) recover(ctx context.Context) error {
 	if err := f.journal.Reopen(ctx); err != nil {
 		return fmt.Errorf("reopening the store: %w", err)
 	}
@@ -328,16 +344,20 @@ func (f *Follower) startOver(ctx context.Context, why string) error {
 	if err != nil {
 		return err
 	}
-	if epoch == old {
+	if epoch == f.lostEpoch {
 		var next auth.Epoch
 		if _, err := rand.Read(next[:]); err != nil {
 			return fmt.Errorf("reading random bytes: %w", err)
 		}
-		if err := f.journal.NewEpoch(ctx, old, next); err != nil {
+		if err := f.journal.NewEpoch(ctx, epoch, next); err != nil {
 			return fmt.Errorf("writing a new epoch: %w", err)
 		}
 	}
-	return f.boot(ctx)
+	if err := f.boot(ctx); err != nil {
+		return err
+	}
+	f.lost = false
+	return nil
 }
 
 // boot sets cursor, floor and the remembered changes from the journal's tail.

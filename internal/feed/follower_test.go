@@ -15,16 +15,17 @@ import (
 
 // fakeJournal is a journal in memory whose history can be rewritten.
 type fakeJournal struct {
-	mu       sync.Mutex
-	epoch    auth.Epoch
-	rows     []auth.Change
-	nextID   byte
-	err      error
-	replaced bool
-	reopened int
-	looks    int
-	during   func() // called in Look, before it answers
-	limit    int
+	mu        sync.Mutex
+	epoch     auth.Epoch
+	rows      []auth.Change
+	nextID    byte
+	err       error
+	replaced  bool
+	reopened  int
+	reopenErr error
+	looks     int
+	during    func() // called in Look, before it answers
+	limit     int
 }
 
 func (j *fakeJournal) add(c auth.Change) auth.Change {
@@ -109,6 +110,9 @@ func (j *fakeJournal) NewEpoch(_ context.Context, old, next auth.Epoch) error {
 func (j *fakeJournal) Reopen(context.Context) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if j.reopenErr != nil {
+		return j.reopenErr
+	}
 	j.replaced = false
 	j.reopened++
 	return nil
@@ -301,6 +305,28 @@ func TestLook_StoreWentBackInTime(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A restore that is caught half-way must not keep the gateway at 503 for ever.
+func TestLook_StartingOverIsTriedAgain(t *testing.T) {
+	j := &fakeJournal{epoch: auth.Epoch{9}}
+	j.add(auth.Change{Kind: "init"})
+	f, _ := follow(t, j, feed.Events{})
+	old := j.point()
+	j.replaced, j.reopenErr = true, errors.New("an empty file")
+	for range 3 {
+		if err := f.Look(t.Context()); err == nil || f.Trusted(time.Now()) {
+			t.Fatalf("looked at a store that can't be opened: %v", err)
+		}
+	}
+	j.reopenErr = nil
+	if err := f.Look(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if j.epoch == old.Epoch || !f.Trusted(time.Now()) {
+		t.Errorf("epoch %v, trusted %v", j.epoch, f.Trusted(time.Now()))
+	}
+	wantFence(t, f, old, fpA, none, feed.Fenced, "a load of the old history")
 }
 
 func TestLook_JournalPrunedPastTheCursor(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 // are folded names of credential headers, of which other spellings go too.
 func (p *Policy) Clean(r *http.Request, aliases map[string]bool) {
 	cleanConnection(r.Header)
+	delete(r.Header, "Http2-Settings")
 	// net/http merges trailers into r.Trailer when the body ends, if it is not nil.
 	r.Trailer = nil
 	delete(r.Header, "Trailer")
@@ -38,11 +39,14 @@ func cleanConnection(h http.Header) {
 			}
 		}
 	}
-	if upgrade {
+	// Only websockets may turn the connection into a tunnel: through h2c, and
+	// through anything we don't know, requests would pass that nobody judged.
+	if up := h["Upgrade"]; upgrade && len(up) == 1 && strings.EqualFold(up[0], "websocket") {
 		h["Connection"] = []string{"Upgrade"}
 		return
 	}
 	delete(h, "Connection")
+	delete(h, "Upgrade")
 }
 
 func (p *Policy) strip(h http.Header, aliases map[string]bool) {

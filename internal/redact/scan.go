@@ -99,8 +99,8 @@ const (
 )
 
 // Finding is the first credential found in a target. Name is the parameter's
-// name, decoded, cut to 64 printable bytes and never a secret (it is empty
-// where the name itself has the shape of one); Keys are the texts shaped like
+// name, decoded, cut to 32 printable bytes, and of a name in parts only the part
+// that is refused (it is empty where the name itself is shaped like a secret); Keys are the texts shaped like
 // our keys, for the caller to burn.
 type Finding struct {
 	What   What
@@ -117,17 +117,16 @@ func (s *Scanner) Scan(target string, prefixes []string) Finding {
 	if plain(target) {
 		return Finding{}
 	}
-	if strings.IndexByte(target, '#') >= 0 {
-		return Finding{What: MalformedTarget}
+	t, ok := SplitTarget(target)
+	if !ok {
+		return Finding{What: MalformedTarget, Keys: collectKeys(target, prefixes)}
 	}
-	rest, userinfo := cutAuthority(target)
-	if userinfo {
-		return Finding{What: MalformedTarget}
+	f := s.scanPath(t.Path, prefixes)
+	if f.What == Nothing && t.Query != "" {
+		f = s.scanQuery(t.Path, t.Query, prefixes)
 	}
-	path, query, _ := strings.Cut(rest, "?")
-	f := s.scanPath(path, prefixes)
-	if f.What == Nothing && query != "" {
-		f = s.scanQuery(path, query, prefixes)
+	if f.What == Nothing && t.Authority != "" && HasKey(t.Authority, prefixes) {
+		f = Finding{What: KeyShape, InPath: true}
 	}
 	if f.What != Nothing {
 		f.Keys = collectKeys(target, prefixes)
@@ -159,20 +158,6 @@ func plain(target string) bool {
 		}
 	}
 	return true
-}
-
-// cutAuthority takes scheme and authority off an absolute-form target.
-func cutAuthority(target string) (rest string, userinfo bool) {
-	if target == "" || target[0] == '/' {
-		return target, false
-	}
-	before, _, _ := strings.Cut(target, "?")
-	_, after, ok := strings.Cut(before, "://")
-	if !ok {
-		return target, strings.IndexByte(before, '@') >= 0
-	}
-	authority, _, _ := strings.Cut(after, "/")
-	return target[len(before)-len(after)+len(authority):], strings.IndexByte(authority, '@') >= 0
 }
 
 func (s *Scanner) scanPath(path string, prefixes []string) Finding {
@@ -274,14 +259,11 @@ func (s *Scanner) scanPair(path, pair string) Finding {
 	var nameBuf, foldBuf [128]byte
 	name := decode(nameBuf[:0], rawName)
 	whole := normalize(foldBuf[:0], name)
-	if s.refusedName(name, whole) {
+	if part := s.refusedPart(name, whole); part != nil {
 		if s.allowed(whole, path) {
 			return Finding{}
 		}
-		if hasJWT(name) {
-			return Finding{What: JWTShape}
-		}
-		return Finding{What: RefusedName, Name: printable(name)}
+		return Finding{What: RefusedName, Name: printable(part)}
 	}
 	if hasJWT(name) {
 		return Finding{What: JWTShape}
@@ -297,14 +279,15 @@ func valueHasJWT(value string) bool {
 	return hasJWT(decode(buf[:0], value))
 }
 
-// refusedName looks at the whole name and at each part of a bracketed or
-// dotted one.
-func (s *Scanner) refusedName(name, whole []byte) bool {
+// refusedPart looks at the whole name and at each part of a bracketed or
+// dotted one, and returns the part to refuse: what stands beside it may be a
+// secret. Nil: none.
+func (s *Scanner) refusedPart(name, whole []byte) []byte {
 	if s.refused[string(whole)] || s.whole[string(whole)] {
-		return true
+		return name
 	}
 	if !bytes.ContainsAny(name, "[].") {
-		return false
+		return nil
 	}
 	var buf [128]byte
 	start := 0
@@ -313,11 +296,11 @@ func (s *Scanner) refusedName(name, whole []byte) bool {
 			continue
 		}
 		if s.refused[string(normalize(buf[:0], name[start:i]))] {
-			return true
+			return name[start:i]
 		}
 		start = i + 1
 	}
-	return false
+	return nil
 }
 
 func (s *Scanner) allowed(whole []byte, path string) bool {
@@ -387,7 +370,7 @@ func contains(list [][]byte, b []byte) bool {
 
 // printable cuts a name to what may be shown in an answer or a log.
 func printable(name []byte) string {
-	const most = 64
+	const most = 32
 	var b strings.Builder
 	for _, c := range name {
 		if b.Len() == most {

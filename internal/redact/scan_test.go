@@ -50,7 +50,7 @@ func TestScan_Refuses(t *testing.T) {
 		"/" + key, "/a/" + key + "/b", "/" + percent(key, 2), "/a%3Fapi_key=x", "/a%253Fapi_key=x",
 		"/x?q=" + jwt(), "/x?q=" + percent(jwt(), 1), "/" + jwt(), "/x?q=pre." + jwt(), "/x?u=" + url.QueryEscape("https://y/?t="+jwt()),
 		"http://h/?api_key=x", "http://h?api_key=x", "https://h/" + key, "//h/?api_key=x",
-		"http://user:pw@h/", "user:pw@h", "/a#b", "/a?b#api_key=x", "/?q=" + strings.Repeat("a=b&", 900) + "api_key=x",
+		"http://user:pw@h/", "user:pw@h", "/a#b", "/a?b#api_key=x", "h:443", "a:/x", "a:/admin://c/healthz", "a:b://c/healthz", "http:/x://h/y", "http:///x", "ftp://h/x", "http://" + key + "/", "?a", "x", "/?q=" + strings.Repeat("a=b&", 900) + "api_key=x",
 	} {
 		if f := redact.NewScanner(redact.Rules{}).Scan(target, prefixes); f.What == redact.Nothing {
 			t.Errorf("passed: %.120s", target)
@@ -66,7 +66,7 @@ func TestScan_Passes(t *testing.T) {
 		"/?q=%zz", "/?a=b;c=d", "/?q=1%2B1", "/?tokens=1", "/?keys=1", "/?x=ca_live_short", "/?x=" + key[:len(key)-1],
 		"/?x=zz_live_" + key[8:], "/?x=ca_" + key[8:], "/?file=a.b.c", "/?v=1.2.3", "/v1.2.3/x", "/?x=" + key[8:],
 		"/?state=" + jwt(), "/?response=" + jwt(), "/?request=" + jwt(), "/?id_token_hint=" + jwt(), "/?logout_token=" + jwt(),
-		"/?q=eyJhbGciOiJIUzI1NiJ9", "/?q=eyJhIjoxfQeyJh.eyJhIjoxfQ.x", "/9f1c2b6e-6f3c-4c1e-9d0f-2a6f3f0b7a11/edit", "http://h/x", "h:443",
+		"/?q=eyJhbGciOiJIUzI1NiJ9", "/?q=eyJhIjoxfQeyJh.eyJhIjoxfQ.x", "/9f1c2b6e-6f3c-4c1e-9d0f-2a6f3f0b7a11/edit", "http://h/x", "HTTPS://h",
 		"/?%61%70%69=1", "/?q=a%20b+c&r=%C3%A9", "/caf%C3%A9",
 	} {
 		if f := redact.NewScanner(redact.Rules{}).Scan(target, prefixes); f.What != redact.Nothing {
@@ -125,6 +125,9 @@ func TestScan_FindsKeysToBurn(t *testing.T) {
 	if f.Name != "api_key" {
 		t.Errorf("Name = %q", f.Name)
 	}
+	if f := redact.NewScanner(redact.Rules{}).Scan("/?access_token.s3cr3t[x]=1", prefixes); f.Name != "access_token" {
+		t.Errorf("the finding names %q: what stands beside the name may be a secret", f.Name)
+	}
 }
 
 func TestScan_PlainTargetsDoNotAllocate(t *testing.T) {
@@ -134,6 +137,32 @@ func TestScan_PlainTargetsDoNotAllocate(t *testing.T) {
 			t.Errorf("%s: %v allocations", target, n)
 		}
 	}
+}
+
+// FuzzSplitTarget compares with what Go's server makes of a target: the path
+// we judge is the path Caddy and the upstream get.
+func FuzzSplitTarget(f *testing.F) {
+	for _, s := range []string{"/x?y", "http://h/x", "a:/x", "a:/x://h/y", "http:/x://h/y", "//h/x", "*", "http://h?x", "http:x", "HTTP://h/%2e%2e/x", "http://[::1]:80/x"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, target string) {
+		u, err := url.ParseRequestURI(target)
+		got, ok := redact.SplitTarget(target)
+		if err != nil || !ok || target == "*" {
+			return
+		}
+		if u.Opaque != "" || u.User != nil {
+			t.Fatalf("%q is opaque or has user information, and passed", target)
+		}
+		path, err := url.PathUnescape(got.Path)
+		if err != nil {
+			return // an invalid escape is judged elsewhere
+		}
+		// Go takes //x for an authority only behind a scheme, as we do.
+		if want := u.Path; path != want && !(want == "" && path == "/") {
+			t.Fatalf("%q: path %q, Go's %q", target, path, want)
+		}
+	})
 }
 
 // FuzzScan compares the scanner with an oracle that decodes a target in every

@@ -182,7 +182,9 @@ func hidesKey(value string, prefixes []string) bool {
 	if !strings.EqualFold(scheme, "basic") {
 		return false
 	}
-	raw, err := base64.StdEncoding.DecodeString(strings.Trim(rest, " \t"))
+	// Decoders differ in what padding and which alphabet they take.
+	text := strings.NewReplacer("-", "+", "_", "/").Replace(strings.Trim(rest, " \t="))
+	raw, err := base64.RawStdEncoding.DecodeString(text)
 	return err == nil && redact.HasKey(string(raw), prefixes)
 }
 

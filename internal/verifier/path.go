@@ -152,23 +152,6 @@ func hexDigit(c byte) (byte, bool) {
 	return 0, false
 }
 
-// TargetPath returns the path of a raw request target in any of its forms
-// (RFC 9112, 3.2).
-func TargetPath(target string) string {
-	path, _, _ := strings.Cut(target, "?")
-	if path == "" || path[0] == '/' {
-		return path
-	}
-	_, rest, ok := strings.Cut(path, "://")
-	if !ok {
-		return path
-	}
-	if i := strings.IndexByte(rest, '/'); i >= 0 {
-		return rest[i:]
-	}
-	return "/"
-}
-
 // PathRule selects requests by method and path as the client sent it.
 type PathRule struct {
 	Methods []string // none: any

@@ -75,7 +75,11 @@ func (s *Site) JudgeTarget(method, target string, preflight bool, prefixes []str
 	if oddMethod(method) {
 		return Target{Refusal: invalid("the method has lower-case letters: methods are case-sensitive, send " + strings.ToUpper(printableToken(method)))}
 	}
-	path := TargetPath(target)
+	parts, ok := redact.SplitTarget(target)
+	if !ok { // the scan refused it already
+		return Target{Refusal: targetRefusal(redact.Finding{What: redact.MalformedTarget})}
+	}
+	path := parts.Path
 	if ReadPath(path) == Ambiguous && !s.rules.AllowAmbiguous {
 		return Target{Refusal: invalid("the path can be read in more than one way: send it without dot segments, empty segments, backslashes, semicolons and invalid escapes")}
 	}
@@ -99,7 +103,7 @@ func targetRefusal(f redact.Finding) *auth.Refusal {
 	r := &auth.Refusal{Code: auth.CodeCredentialInQuery}
 	switch {
 	case f.What == redact.MalformedTarget:
-		return invalid("the request target has user information or a fragment")
+		return invalid("the request target is neither a path nor an http URL, or has user information or a fragment")
 	case f.InPath:
 		r.Detail = "a credential in the path; " + advice
 	case f.Name != "":

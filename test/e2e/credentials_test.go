@@ -93,6 +93,7 @@ func TestBadCredentials(t *testing.T) {
 		"empty authorization":      {[]string{"Authorization:"}, 400, invalid},
 		"key without a scheme":     {[]string{"Authorization: " + key}, 400, invalid},
 		"key under another scheme": {[]string{"Authorization: ApiKey " + key}, 400, invalid},
+		"key as basic, unpadded":   {[]string{strings.TrimRight(basic("u:"+key), "=")}, 400, invalid},
 		"key as basic user":        {[]string{basic(key + ":")}, 400, invalid},
 		"wrong prefix":             {[]string{"X-API-Key: zz" + key[2:]}, 401, bad},
 		"wrong environment":        {[]string{"X-API-Key: " + strings.Replace(key, "live", "test", 1)}, 401, bad},

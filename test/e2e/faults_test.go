@@ -187,6 +187,7 @@ func TestReloadKeepsServing(t *testing.T) {
 		if err := g.load(options{site: site}); err != nil {
 			t.Fatal(err)
 		}
+		g.answers()
 		g.ok(g.get("/", "X-API-Key: "+key))
 		if i == 1 {
 			g.want(g.get("/open"), 200, "")
@@ -195,6 +196,7 @@ func TestReloadKeepsServing(t *testing.T) {
 	if err := g.load(options{auth: "cache {\nsize 10\n}", site: "auth"}); err != nil {
 		t.Fatal(err)
 	}
+	g.answers()
 	g.ok(g.get("/", "X-API-Key: "+key))
 }
 
@@ -228,6 +230,7 @@ func TestKeyPrefixChangesAndOldKeysStay(t *testing.T) {
 	if err := g.load(options{auth: "key_prefix acme", site: "auth"}); err != nil {
 		t.Fatal(err)
 	}
+	g.answers()
 	g.ok(g.get("/", "X-API-Key: "+old))
 	g.want(g.get("/?q="+old, "X-API-Key: "+old), 400, auth.CodeCredentialInQuery)
 }

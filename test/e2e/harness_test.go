@@ -163,6 +163,20 @@ func (g *gateway) load(o options) error {
 	return caddy.Load(text, true)
 }
 
+// answers waits until a connection made after a reload is answered: Caddy may
+// reset one that the old listener had not accepted yet.
+func (g *gateway) answers() {
+	g.t.Helper()
+	eventually(g.t, "an answer after a reload", func() bool {
+		res, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Get("http://" + g.addr + "/answers")
+		if err != nil {
+			return false
+		}
+		return res.Body.Close() == nil
+	})
+	g.upstream.take()
+}
+
 // manager returns what an operator has, on the gateway's store.
 func (g *gateway) manager() *manage.Manager {
 	g.t.Helper()

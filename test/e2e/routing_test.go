@@ -210,6 +210,72 @@ func TestSeveralAuths(t *testing.T) {
 	}
 }
 
+// TestLaterAuthCleansToo: what a second auth calls its own is as safe as what
+// the first does, also where it refuses or lets pass without an identity.
+func TestLaterAuthCleansToo(t *testing.T) {
+	g := start(t, options{
+		auth: "identity_headers {\nstrip X-Legacy-User\n}",
+		raw: `http://{addr} {
+			route {
+				auth {
+					public /healthz /pub/*
+					from header X-API-Key
+				}
+				auth {
+					public /healthz
+					optional
+					from header X-Second-Key
+					errors handle_errors
+					identity_headers {
+						prefix X-Gw-
+						map X-Tenant meta.tenant
+					}
+				}
+				@scoped path /scoped
+				auth_require @scoped scope a
+				auth_require /pub/* subject nobody
+				reverse_proxy {upstream}
+			}
+			handle_errors {
+				reverse_proxy {upstream}
+			}
+		}`,
+	})
+	key := g.plainKey()
+	evil := []string{"X-Gw-Subject: evil", "X-Tenant: evil", "X-Auth-Subject: evil", "X_Gw_Method: evil", "X-Legacy-User: evil", "X-Second-Key: " + key}
+	for target, lines := range map[string][]string{"/healthz": nil, "/": {"X-API-Key: " + key}, "/?x=" + key: nil, "/scoped": {"X-API-Key: " + key}, "/x": nil} {
+		g.get(target, append(lines, evil...)...)
+		for _, s := range g.upstream.take() {
+			for name, vals := range s.Header {
+				for _, v := range vals {
+					if v == "evil" || strings.Contains(v, key) {
+						t.Errorf("%s: %s: %s reached an upstream", target, name, v)
+					}
+				}
+			}
+			if len(lines) > 0 && (s.Header.Get("X-Auth-Subject") != "acme" || s.Header.Get("X-Gw-Subject") != "acme") {
+				t.Errorf("%s: identity lost: %v", target, s.Header)
+			}
+		}
+	}
+	// Public at the first only, optional at the second: no identity, so no
+	// requirement is met.
+	g.want(g.get("/pub/a"), 401, auth.CodeMissingCredential)
+}
+
+// TestOnlyWebsocketsUpgrade: through h2c, requests would pass that nobody judged.
+func TestOnlyWebsocketsUpgrade(t *testing.T) {
+	g := start(t, options{site: "auth {\npublic /open\n}"})
+	for _, up := range []string{"h2c", "h2c, websocket", "SPDY/3.1", "TLS/1.0", "HTTP/2.0"} {
+		s := g.ok(g.get("/open", "Upgrade: "+up, "HTTP2-Settings: AAMAAABkAAQAAP__", "Connection: Upgrade, HTTP2-Settings"))
+		for _, name := range []string{"Upgrade", "Http2-Settings", "Connection"} {
+			if v := s.Header.Get(name); v != "" {
+				t.Errorf("%s: the upstream saw %s: %s", up, name, v)
+			}
+		}
+	}
+}
+
 // TestPublicMatchesWhatTheClientSent: also inside handle_path and behind a
 // rewrite.
 func TestPublicMatchesWhatTheClientSent(t *testing.T) {

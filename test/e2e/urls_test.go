@@ -119,6 +119,18 @@ func TestPublicPathsHaveOneReading(t *testing.T) {
 			t.Errorf("%s: %d, want %d (%s)", target, a.Status, status, a.Detail)
 		}
 	}
+	g.upstream.take()
+	// Targets that Go reads a path in and we must not read another.
+	for _, target := range []string{
+		"a:/admin/users://c/healthz", "http:/admin/x/..;/y://c/docs/z", "a:b://c/healthz", "a:/healthz", "HTTP:/healthz", "healthz", "x://c/healthz", "http://c:80@d/healthz",
+	} {
+		// Some name another host, for which Caddy itself has an empty answer.
+		a := g.get(target)
+		if got := g.upstream.take(); len(got) > 0 {
+			t.Errorf("%s: %d, the upstream received %+v", target, a.Status, got)
+		}
+	}
+	g.ok(g.get("http://" + g.addr + "/healthz"))
 	for method, status := range map[string]int{"POST": 401, "GET": 200, "get": 400, "Get": 400} {
 		if a := g.raw(method + " /files/x HTTP/1.1\r\nHost: " + g.addr + "\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"); a.Status != status {
 			t.Errorf("%s: %d, want %d", method, a.Status, status)
