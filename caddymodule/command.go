@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/manage"
 )
 
 func init() {
@@ -95,7 +96,7 @@ func finish(cmd *cobra.Command, err error) error {
 	if err == nil {
 		return nil
 	}
-	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	text := manage.Mask(strings.ReplaceAll(err.Error(), "\n", "; ")) // an argument may have been a key
 	fmt.Fprintf(cmd.ErrOrStderr(), "caddy-auth: error: %s\n", text)
 	hint := auth.Hint(err)
 	var usage usageError

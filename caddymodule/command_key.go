@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -228,6 +229,9 @@ func keyList(ctx context.Context, s *session) error {
 	filter.Scope, _ = f.GetString("scope")
 	filter.Hint, _ = f.GetString("hint")
 	filter.Limit, _ = f.GetInt("limit")
+	if filter.Limit < 0 {
+		return usagef("--limit %d: want a number above zero", filter.Limit)
+	}
 	state, _ := f.GetString("state")
 	if filter.State = auth.KeyState(state); state != "" && !slices.Contains(auth.KeyStates(), filter.State) {
 		return usagef("--state %q: want one of %v", state, auth.KeyStates())
@@ -284,10 +288,23 @@ func keyShow(ctx context.Context, s *session) error {
 		return err
 	}
 	history, err := o.db.AuditOf(ctx, k.ID)
+	if err != nil {
+		return err
+	}
+	ofOwner, err := o.db.AuditOf(ctx, "owner:"+k.Owner) // it concerns the key too
+	if err != nil {
+		return err
+	}
+	for _, e := range ofOwner {
+		if e.At >= k.CreatedAt {
+			history = append(history, e)
+		}
+	}
+	slices.SortStableFunc(history, func(a, b store.AuditEntry) int { return cmp.Compare(a.At, b.At) })
 	for _, e := range history {
 		fmt.Fprintf(s.out, "%s  %s by %s  %s\n", moment(e.At), e.Action, e.Actor, e.Detail)
 	}
-	return err
+	return nil
 }
 
 func keyFind(ctx context.Context, s *session) error {
@@ -467,8 +484,13 @@ func keyRevoke(ctx context.Context, s *session) error {
 		return s.revokeOwner(ctx, o, owner, reason)
 	}
 	ids := s.args
-	for _, text := range texts {
+	unknown := 0
+	for _, text := range texts { // in a leak, one line that is no key must not save the others
 		k, err := o.Find(ctx, text)
+		if errors.Is(err, auth.ErrNotFound) {
+			unknown++
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -483,7 +505,10 @@ func keyRevoke(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	return s.report("revoked", changed, len(ids))
+	if err := s.report("revoked", changed, len(ids)); err != nil || unknown == 0 {
+		return err
+	}
+	return auth.WithHint(fmt.Errorf("%d of %d lines are no keys of this store: %w", unknown, len(texts), auth.ErrNotFound), "the others are revoked")
 }
 
 func (s *session) revokeOwner(ctx context.Context, o *opened, owner, reason string) error {

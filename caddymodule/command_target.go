@@ -67,7 +67,10 @@ func findTarget(cmd *cobra.Command) (*target, error) {
 	var err error
 	switch {
 	case config != "":
-		t, err = targetOfConfig(config, adapter)
+		if t, err = targetOfConfig(config, adapter); err != nil && named != "" {
+			fmt.Fprintf(cmd.ErrOrStderr(), "note: the configuration is left out: %v\n", err)
+			t, err = &target{prefix: DefaultKeyPrefix}, nil
+		}
 	case named != "":
 		t = &target{prefix: DefaultKeyPrefix}
 	default:

@@ -52,7 +52,7 @@ type keyView struct {
 func viewKey(k *auth.Key) keyView {
 	return keyView{
 		ID: k.ID, Owner: k.Owner, Name: k.Name, Hint: k.Hint, Env: k.Environment, Scopes: list(k.Scopes), State: k.State(time.Now()),
-		AllowIP: list(k.Networks), Meta: k.Meta, CreatedAt: moment(k.CreatedAt), ExpiresAt: moment(k.ExpiresAt), LastUsedAt: moment(k.LastUsedAt),
+		AllowIP: list(k.Networks), Meta: k.Meta, CreatedAt: moment(k.CreatedAt), ExpiresAt: moment(k.NotAfter()), LastUsedAt: moment(k.LastUsedAt),
 		DisabledAt: moment(k.DisabledAt), RevokedAt: moment(k.RevokedAt), RevokedReason: k.RevokedReason,
 		ReplacedBy: k.ReplacedBy, ReplacedAt: moment(k.ReplacedAt),
 	}
@@ -120,7 +120,7 @@ func (t *keyTable) add(k *auth.Key) error {
 		fmt.Fprintln(t.tab, "ID\tHINT\tOWNER\tENV\tSCOPES\tSTATE\tCREATED\tEXPIRES\tLAST USED")
 	}
 	_, err := fmt.Fprintf(t.tab, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.ID, k.Hint, k.Owner, k.Environment,
-		orDash(strings.Join(k.Scopes, " ")), k.State(time.Now()), day(k.CreatedAt), day(k.ExpiresAt), moment(k.LastUsedAt))
+		orDash(strings.Join(k.Scopes, " ")), k.State(time.Now()), day(k.CreatedAt), day(k.NotAfter()), moment(k.LastUsedAt))
 	return err
 }
 
@@ -163,7 +163,7 @@ func (s *session) printKey(k *auth.Key) error {
 		{"meta", metaText(v.Meta)},
 		{"state", string(v.State)},
 		{"created", v.CreatedAt.String()},
-		{"expires", orNever(k.ExpiresAt)},
+		{"expires", orNever(k.NotAfter())},
 		{"last used", v.LastUsedAt.String()},
 		{"disabled", v.DisabledAt.String()},
 		{"revoked", v.RevokedAt.String()},

@@ -66,6 +66,8 @@ type runtime struct {
 	db   atomic.Pointer[store.DB]
 	ring atomic.Pointer[secret.Ring]
 
+	known atomic.Pointer[[]string] // prefixes, never nil
+
 	startMu sync.Mutex // guards started and background
 	started bool
 	stop    context.CancelFunc
@@ -85,6 +87,7 @@ func newRuntime(key runtimeKey, backend Backend, master auth.Secret) *runtime {
 	})
 	rt.verifier = verifier.New(rt.memory, rt.follower, rt, verifier.Hooks{})
 	rt.leaks.rt = rt
+	rt.known.Store(&[]string{key.prefix})
 	return rt
 }
 
@@ -136,7 +139,7 @@ func (rt *runtime) open() error {
 		_ = db.Close() // the first error is the one to report
 		return err
 	}
-	rt.verifier.SetMinter(minter)
+	rt.setMinter(minter)
 	rt.db.Store(db)
 	if made {
 		rt.logger().Info("made a new store", zap.String("store", rt.backend.Describe()))
@@ -219,13 +222,18 @@ func (rt *runtime) LookupKey(ctx context.Context, fp auth.Fingerprint) (store.Lo
 	return db.LookupKey(ctx, fp)
 }
 
-// prefixes returns the prefixes keys can have.
-func (rt *runtime) prefixes() []string {
-	if m := rt.verifier.Minter(); m != nil {
-		return m.Prefixes()
+// setMinter gives the verifier its secrets; the prefixes stay known when the
+// secrets don't, so that keys in URLs are recognized in an outage too.
+func (rt *runtime) setMinter(m *secret.Minter) {
+	if m != nil {
+		known := m.Prefixes()
+		rt.known.Store(&known)
 	}
-	return []string{rt.key.prefix}
+	rt.verifier.SetMinter(m)
 }
+
+// prefixes returns the prefixes keys can have.
+func (rt *runtime) prefixes() []string { return *rt.known.Load() }
 
 // readSecrets reads the minting secrets and prefixes anew.
 func (rt *runtime) readSecrets(ctx context.Context) error {
@@ -245,7 +253,7 @@ func (rt *runtime) readSecrets(ctx context.Context) error {
 		return err
 	}
 	rt.ring.Store(ring)
-	rt.verifier.SetMinter(m)
+	rt.setMinter(m)
 	return nil
 }
 
@@ -257,7 +265,7 @@ func (rt *runtime) applied(c auth.Change) {
 	defer cancel()
 	if err := rt.readSecrets(ctx); err != nil {
 		// Keys that need them would look forged: better not to decide.
-		rt.verifier.SetMinter(nil)
+		rt.setMinter(nil)
 		rt.logger().Error("reading the store's secrets", zap.Error(err))
 	}
 }

@@ -21,6 +21,7 @@ type Key struct {
 	RevokedReason string
 	ReplacedBy    string
 	ReplacedAt    int64
+	OverlapUntil  int64 // when a replaced key stops working
 	LastUsedAt    int64
 	OwnerDisabled bool // read with the row, not written with it
 }
@@ -43,13 +44,22 @@ func KeyStates() []KeyState {
 	return []KeyState{KeyActive, KeyReplaced, KeyDisabled, KeyOwnerDisabled, KeyExpired, KeyRevoked}
 }
 
+// NotAfter is when the key stops working: its expiry or the end of its
+// overlap, whichever is earlier; 0: never.
+func (k *Key) NotAfter() int64 {
+	if k.ExpiresAt == 0 || k.OverlapUntil != 0 && k.OverlapUntil < k.ExpiresAt {
+		return k.OverlapUntil
+	}
+	return k.ExpiresAt
+}
+
 // State returns the key's state at now. A replaced key still works until its
 // overlap ends and is then expired.
 func (k *Key) State(now time.Time) KeyState {
 	switch {
 	case k.RevokedAt != 0:
 		return KeyRevoked
-	case k.ExpiresAt != 0 && now.UnixMilli() >= k.ExpiresAt:
+	case k.NotAfter() != 0 && now.UnixMilli() >= k.NotAfter():
 		return KeyExpired
 	case k.DisabledAt != 0:
 		return KeyDisabled

@@ -149,24 +149,20 @@ func SpecOf(k *auth.Key) KeySpec {
 // lets the old one work for overlap more. A key that was replaced already,
 // revoked, expired or disabled is refused.
 func (m *Manager) Rotate(ctx context.Context, id string, overlap time.Duration, alter func(*KeySpec)) (Made, error) {
+	if overlap < 0 {
+		return Made{}, auth.Invalidf("overlap %s is negative", overlap)
+	}
+	if alter == nil {
+		alter = func(*KeySpec) {}
+	}
+	if err := m.CheckRotate(ctx, []string{id}, alter); err != nil {
+		return Made{}, err
+	}
 	old, err := m.db.KeyByID(ctx, id)
 	if err != nil {
 		return Made{}, err
 	}
-	spec := SpecOf(old)
-	if alter != nil {
-		alter(&spec)
-	}
-	if overlap < 0 {
-		return Made{}, auth.Invalidf("overlap %s is negative", overlap)
-	}
-	if err := rotatable(old); err != nil {
-		return Made{}, err
-	}
-	if err := spec.normalize(time.Now()); err != nil {
-		return Made{}, err
-	}
-	text, err := m.mint(ctx, spec.Environment)
+	text, err := m.mint(ctx, old.Environment) // which never changes
 	if err != nil {
 		return Made{}, err
 	}
@@ -179,22 +175,26 @@ func (m *Manager) Rotate(ctx context.Context, id string, overlap time.Duration, 
 		if err := rotatable(old); err != nil {
 			return err
 		}
+		spec := SpecOf(old)
+		alter(&spec)
+		if spec.Environment != old.Environment {
+			return auth.Invalidf("a key's environment is part of it and can't be changed by rotating")
+		}
+		if err := spec.normalize(time.Now()); err != nil {
+			return err
+		}
 		if made.Key, err = m.insert(ctx, tx, spec, text); err != nil {
 			return err
 		}
-		end := tx.Now() + overlap.Milliseconds()
-		if old.ExpiresAt == 0 || end < old.ExpiresAt {
-			old.ExpiresAt = end
-		}
-		old.ReplacedBy, old.ReplacedAt = made.Key.ID, tx.Now()
-		made.OldEnds = old.ExpiresAt
+		old.ReplacedBy, old.ReplacedAt, old.OverlapUntil = made.Key.ID, tx.Now(), tx.Now()+overlap.Milliseconds()
+		made.OldEnds = old.NotAfter()
 		if err := tx.UpdateKey(ctx, old); err != nil {
 			return err
 		}
 		if err := tx.Journal(ctx, store.ChangeKeyRotate, []auth.Fingerprint{old.Fingerprint, made.Key.Fingerprint}, auth.Parent{}); err != nil {
 			return err
 		}
-		if err := tx.Audit(ctx, "key.rotate", id, map[string]any{"replaced_by": made.Key.ID, "works_until": old.ExpiresAt}); err != nil {
+		if err := tx.Audit(ctx, "key.rotate", id, map[string]any{"replaced_by": made.Key.ID, "works_until": old.NotAfter()}); err != nil {
 			return err
 		}
 		detail := specDetail(spec, made.Key.Hint)
@@ -217,7 +217,10 @@ func (m *Manager) CheckRotate(ctx context.Context, ids []string, alter func(*Key
 		}
 		spec := SpecOf(k)
 		alter(&spec)
-		if err := errors.Join(rotatable(k), spec.normalize(time.Now())); err != nil {
+		if err := rotatable(k); err != nil {
+			return err
+		}
+		if err := spec.normalize(time.Now()); err != nil {
 			return err
 		}
 	}
@@ -333,9 +336,6 @@ func (m *Manager) Edit(ctx context.Context, ids []string, edit func(*KeySpec)) (
 		}
 		if err := spec.normalize(now); err != nil {
 			return nil, false, err
-		}
-		if k.ReplacedBy != "" && spec.ExpiresAt != before.ExpiresAt {
-			return nil, false, fmt.Errorf("key %s is replaced by %s and ends with its overlap: %w", k.ID, k.ReplacedBy, auth.ErrConflict)
 		}
 		k.Name, k.Scopes, k.Networks, k.Meta, k.ExpiresAt = spec.Name, spec.Scopes, spec.Networks, spec.Meta, spec.ExpiresAt
 		if k.Meta == nil {

@@ -3,6 +3,7 @@ package manage
 import (
 	"errors"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -11,8 +12,17 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 )
 
+// keyShape is what a key looks like, whatever its prefix.
+var keyShape = regexp.MustCompile(`[A-Za-z][A-Za-z0-9]*_[A-Za-z][A-Za-z0-9]*_[0-9A-Za-z]{43,}`)
+
+// Mask replaces what is shaped like a key in a text for people.
+func Mask(text string) string { return keyShape.ReplaceAllString(text, "[redacted]") }
+
 // CheckOwner says what is wrong with an owner's name.
 func CheckOwner(name string) error {
+	if keyShape.MatchString(name) {
+		return errKeyInText("the owner's name")
+	}
 	ok := name != "" && len(name) <= 64
 	for i := 0; ok && i < len(name); i++ {
 		ok = auth.IsBase62(name[i]) || strings.IndexByte("._@-", name[i]) >= 0
@@ -23,7 +33,14 @@ func CheckOwner(name string) error {
 	return nil
 }
 
+func errKeyInText(what string) error {
+	return auth.WithHint(auth.Invalidf("%s holds what is shaped like a key", what), "if it is one, it is now in the shell's history: revoke it")
+}
+
 func checkText(what, s string, most int) error {
+	if keyShape.MatchString(s) {
+		return errKeyInText(what)
+	}
 	if len(s) > most || !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl) {
 		return auth.Invalidf("%s: want at most %d bytes without control characters", what, most)
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 const keyColumns = `k.id, k.fingerprint, k.owner, k.name, k.hint, k.environment, k.scopes, k.networks, k.meta, k.created_at, k.expires_at,
-	k.disabled_at, k.revoked_at, k.revoked_reason, k.replaced_by, k.replaced_at, k.last_used_at, o.disabled_at`
+	k.disabled_at, k.revoked_at, k.revoked_reason, k.replaced_by, k.replaced_at, k.overlap_until, k.last_used_at, o.disabled_at`
 
 const queryKeys = `SELECT ` + keyColumns + ` FROM keys k JOIN owners o ON o.name = k.owner `
 
@@ -156,9 +156,9 @@ func (tx *Tx) UpdateKey(ctx context.Context, k *auth.Key) error {
 		return fmt.Errorf("writing a key: %w", err)
 	}
 	return tx.exec(ctx, "writing a key", `UPDATE keys SET name = $2, scopes = $3, networks = $4, meta = $5, expires_at = $6, disabled_at = $7,
-		revoked_at = $8, revoked_reason = $9, replaced_by = $10, replaced_at = $11 WHERE id = $1`,
+		revoked_at = $8, revoked_reason = $9, replaced_by = $10, replaced_at = $11, overlap_until = $12 WHERE id = $1`,
 		k.ID, k.Name, strings.Join(k.Scopes, " "), strings.Join(k.Networks, " "), string(meta), k.ExpiresAt, k.DisabledAt,
-		k.RevokedAt, k.RevokedReason, k.ReplacedBy, k.ReplacedAt)
+		k.RevokedAt, k.RevokedReason, k.ReplacedBy, k.ReplacedAt, k.OverlapUntil)
 }
 
 // RevokeOwnerKeys revokes every key of an owner that is not revoked yet and
@@ -199,15 +199,15 @@ func (d *DB) RecordUse(ctx context.Context, uses []auth.Use) error {
 
 // nullableKey scans a key that an outer join may have left out.
 type nullableKey struct {
-	id, owner, name, hint, environment, scopes, networks, meta, revokedReason, replacedBy sql.NullString
-	fingerprint                                                                           []byte
-	createdAt, expiresAt, disabledAt, revokedAt, replacedAt, lastUsedAt, ownerDisabledAt  sql.NullInt64
+	id, owner, name, hint, environment, scopes, networks, meta, revokedReason, replacedBy              sql.NullString
+	fingerprint                                                                                        []byte
+	createdAt, expiresAt, disabledAt, revokedAt, replacedAt, overlapUntil, lastUsedAt, ownerDisabledAt sql.NullInt64
 }
 
 func (k *nullableKey) dest() []any {
 	return []any{
 		&k.id, &k.fingerprint, &k.owner, &k.name, &k.hint, &k.environment, &k.scopes, &k.networks, &k.meta, &k.createdAt, &k.expiresAt,
-		&k.disabledAt, &k.revokedAt, &k.revokedReason, &k.replacedBy, &k.replacedAt, &k.lastUsedAt, &k.ownerDisabledAt,
+		&k.disabledAt, &k.revokedAt, &k.revokedReason, &k.replacedBy, &k.replacedAt, &k.overlapUntil, &k.lastUsedAt, &k.ownerDisabledAt,
 	}
 }
 
@@ -217,7 +217,7 @@ func (k *nullableKey) key() (*auth.Key, error) {
 		Scopes: strings.Fields(k.scopes.String), Networks: strings.Fields(k.networks.String),
 		CreatedAt: k.createdAt.Int64, ExpiresAt: k.expiresAt.Int64, DisabledAt: k.disabledAt.Int64,
 		RevokedAt: k.revokedAt.Int64, RevokedReason: k.revokedReason.String,
-		ReplacedBy: k.replacedBy.String, ReplacedAt: k.replacedAt.Int64, LastUsedAt: k.lastUsedAt.Int64,
+		ReplacedBy: k.replacedBy.String, ReplacedAt: k.replacedAt.Int64, OverlapUntil: k.overlapUntil.Int64, LastUsedAt: k.lastUsedAt.Int64,
 		OwnerDisabled: k.ownerDisabledAt.Int64 != 0,
 	}
 	if copy(out.Fingerprint[:], k.fingerprint) != len(k.fingerprint) || len(k.fingerprint) != len(out.Fingerprint) {

@@ -11,7 +11,8 @@ import (
 )
 
 const queryOwners = `SELECT o.name, o.created_at, o.disabled_at, o.disabled_reason,
-	(SELECT COUNT(*) FROM keys k WHERE k.owner = o.name AND k.revoked_at = 0 AND (k.expires_at = 0 OR k.expires_at > $1)) FROM owners o `
+	(SELECT COUNT(*) FROM keys k WHERE k.owner = o.name AND k.revoked_at = 0 AND (k.expires_at = 0 OR k.expires_at > $1)
+		AND (k.overlap_until = 0 OR k.overlap_until > $1)) FROM owners o `
 
 func scanOwner(row interface{ Scan(...any) error }) (auth.Owner, error) {
 	var o auth.Owner

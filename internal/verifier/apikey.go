@@ -24,7 +24,7 @@ func verdictOfKey(k *auth.Key) auth.Verdict {
 		Hint:         k.Hint,
 		Networks:     strings.Join(k.Networks, " "),
 		Meta:         auth.EncodeMeta(slices.Sorted(maps.Keys(k.Meta)), k.Meta),
-		NotAfter:     k.ExpiresAt,
+		NotAfter:     k.NotAfter(),
 		Replaced:     k.ReplacedBy != "",
 	}}
 	switch {

@@ -44,6 +44,7 @@ CREATE TABLE keys (
 	revoked_reason TEXT NOT NULL DEFAULT '',
 	replaced_by    TEXT NOT NULL DEFAULT '',
 	replaced_at    INTEGER NOT NULL DEFAULT 0,
+	overlap_until  INTEGER NOT NULL DEFAULT 0,
 	last_used_at   INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX keys_by_owner ON keys (owner, id);
