@@ -163,16 +163,22 @@ func storeCommand() caddycmd.Command {
 	}
 }
 
-func storeInit(ctx context.Context, s *session) error {
+// storeTarget is the store that a command may make or migrate.
+func (s *session) storeTarget() (*target, error) {
 	if err := s.wantArgs(0, 0, "no arguments"); err != nil {
-		return err
+		return nil, err
 	}
 	t, err := findTarget(s.cmd)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.note("using %s (from %s)", t.backend.Describe(), t.from)
-	if err := checkFileOwner(t.backend); err != nil {
+	return t, checkFileOwner(t.backend)
+}
+
+func storeInit(ctx context.Context, s *session) error {
+	t, err := s.storeTarget()
+	if err != nil {
 		return err
 	}
 	db, _, made, err := openAndInit(ctx, t.backend, t.master, actor(), t.prefix)
@@ -192,15 +198,8 @@ func storeInit(ctx context.Context, s *session) error {
 }
 
 func storeMigrate(ctx context.Context, s *session) error {
-	if err := s.wantArgs(0, 0, "no arguments"); err != nil {
-		return err
-	}
-	t, err := findTarget(s.cmd)
+	t, err := s.storeTarget()
 	if err != nil {
-		return err
-	}
-	s.note("using %s (from %s)", t.backend.Describe(), t.from)
-	if err := checkFileOwner(t.backend); err != nil {
 		return err
 	}
 	db, err := store.Open(ctx, t.backend, store.Migrate)

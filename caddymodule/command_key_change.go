@@ -1,0 +1,190 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+)
+
+func keyEdit(ctx context.Context, s *session) error {
+	if err := s.wantIDs(); err != nil {
+		return err
+	}
+	edit, err := readSpec(s.cmd)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc([]string{"scope", "name", "expires", "allow-ip", "meta"}, s.cmd.Flags().Changed) {
+		return usagef("nothing to change: give --scope, --name, --expires, --allow-ip or --meta")
+	}
+	o, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.db.Close()
+	changed, err := o.Edit(ctx, s.args, edit)
+	if err != nil {
+		return err
+	}
+	return s.report("edited", changed, len(s.args))
+}
+
+func keySetDisabled(disabled bool) func(context.Context, *session) error {
+	word := "enabled"
+	if disabled {
+		word = "disabled"
+	}
+	return func(ctx context.Context, s *session) error {
+		if err := s.wantIDs(); err != nil {
+			return err
+		}
+		o, err := s.open(ctx)
+		if err != nil {
+			return err
+		}
+		defer o.db.Close()
+		reason, _ := s.cmd.Flags().GetString("reason")
+		changed, err := o.SetDisabled(ctx, s.args, disabled, reason)
+		if err != nil {
+			return err
+		}
+		return s.report(word, changed, len(s.args))
+	}
+}
+
+// report says which keys were changed.
+func (s *session) report(word string, changed []*auth.Key, asked int) error {
+	for _, k := range changed {
+		if s.json {
+			if err := printJSON(s.out, viewKey(k)); err != nil {
+				return err
+			}
+			continue
+		}
+		s.note("%s %s (%s, %s)", word, k.ID, k.Hint, k.Owner)
+	}
+	if len(changed) < asked {
+		s.note("%d of %d were %s already", asked-len(changed), asked, word)
+	}
+	return nil
+}
+
+func keyRotate(ctx context.Context, s *session) error {
+	if err := s.wantIDs(); err != nil {
+		return err
+	}
+	edit, err := readSpec(s.cmd)
+	if err != nil {
+		return err
+	}
+	text, _ := s.cmd.Flags().GetString("overlap")
+	overlap, err := caddy.ParseDuration(text)
+	if err != nil || overlap < 0 {
+		return usagef("--overlap %q: want a duration such as 24h", text)
+	}
+	o, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.db.Close()
+	ids := slices.Compact(slices.Sorted(slices.Values(s.args)))
+	if err := o.CheckRotate(ctx, ids, edit); err != nil {
+		return err
+	}
+	return s.printing(func(sink *secretSink) error {
+		for _, id := range ids {
+			made, err := o.Rotate(ctx, id, overlap, edit)
+			if err != nil {
+				return err
+			}
+			s.note("%s replaces %s, which works until %s", made.Key.ID, id, moment(made.OldEnds))
+			if err := s.printMade(sink, made); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func keyRevoke(ctx context.Context, s *session) error {
+	owner, _ := s.cmd.Flags().GetString("owner")
+	stdin, _ := s.cmd.Flags().GetBool("stdin")
+	reason, _ := s.cmd.Flags().GetString("reason")
+	ways := 0
+	for _, given := range []bool{owner != "", stdin, len(s.args) > 0} {
+		if given {
+			ways++
+		}
+	}
+	if ways != 1 {
+		return usagef("want key ids, or --owner NAME, or --stdin")
+	}
+	if err := checkIDs(s.args); err != nil {
+		return err
+	}
+	var texts []auth.Secret
+	if stdin {
+		var err error
+		if texts, err = s.readSecrets("key: "); err != nil {
+			return err
+		}
+	}
+	o, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.db.Close()
+	if owner != "" {
+		return s.revokeOwner(ctx, o, owner, reason)
+	}
+	ids := s.args
+	unknown := 0
+	for _, text := range texts { // in a leak, one line that is no key must not save the others
+		k, err := o.Find(ctx, text)
+		if errors.Is(err, auth.ErrNotFound) {
+			unknown++
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		ids = append(ids, k.ID)
+	}
+	if len(ids) > 1 {
+		if err := s.confirm(fmt.Sprintf("revoke %d keys for good", len(ids))); err != nil {
+			return err
+		}
+	}
+	changed, err := o.Revoke(ctx, ids, reason)
+	if err != nil {
+		return err
+	}
+	if err := s.report("revoked", changed, len(ids)); err != nil || unknown == 0 {
+		return err
+	}
+	return auth.WithHint(fmt.Errorf("%d of %d lines are no keys of this store: %w", unknown, len(texts), auth.ErrNotFound), "the others are revoked")
+}
+
+func (s *session) revokeOwner(ctx context.Context, o *opened, owner, reason string) error {
+	have, err := o.db.Owner(ctx, owner)
+	if err != nil {
+		return err
+	}
+	if err := s.confirm(fmt.Sprintf("revoke all keys of %s for good (%d are in use)", owner, have.Keys)); err != nil {
+		return err
+	}
+	n, err := o.RevokeOwner(ctx, owner, reason)
+	if err != nil {
+		return err
+	}
+	s.note("revoked %d keys of %s", n, owner)
+	if s.json {
+		return printJSON(s.out, map[string]any{"owner": owner, "revoked": n})
+	}
+	return nil
+}
