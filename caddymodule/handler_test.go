@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -141,5 +142,22 @@ func TestCaller_NeverPrints(t *testing.T) {
 	c := &caller{verified: true, identity: auth.Identity{Subject: "acme"}}
 	if s := c.String(); s != "" {
 		t.Errorf("prints %q", s)
+	}
+}
+
+func TestApp_StalenessIsComparedWithDefaults(t *testing.T) {
+	for _, c := range []struct {
+		poll, staleness time.Duration
+		ok              bool
+	}{
+		{0, 0, true},
+		{0, 900 * time.Millisecond, false}, // less than two of the default second
+		{5 * time.Minute, 0, false},        // more than the default two minutes
+		{5 * time.Minute, time.Hour, true},
+	} {
+		a := &App{KeyPrefix: DefaultKeyPrefix, PollInterval: caddy.Duration(c.poll), MaxStaleness: caddy.Duration(c.staleness)}
+		if err := a.check(); (err == nil) != c.ok {
+			t.Errorf("poll_interval %s, max_staleness %s: %v", c.poll, c.staleness, err)
+		}
 	}
 }

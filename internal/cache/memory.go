@@ -65,7 +65,6 @@ type Flight struct {
 	fp      auth.Fingerprint
 	done    chan struct{}
 	verdict auth.Verdict
-	began   time.Time
 }
 
 // Done is closed when the flight has landed.
@@ -142,7 +141,7 @@ func (m *Memory) Join(v *auth.Verdict, fp auth.Fingerprint, now time.Time) (hit 
 	if f := s.flights[fp]; f != nil {
 		return false, f, false
 	}
-	f = &Flight{fp: fp, done: make(chan struct{}), began: now}
+	f = &Flight{fp: fp, done: make(chan struct{})}
 	s.flights[fp] = f
 	return false, f, true
 }
@@ -253,18 +252,6 @@ func (m *Memory) Len() (good, bad int) {
 		s.mu.Unlock()
 	}
 	return good, bad
-}
-
-// Waiting returns how many loads are under way.
-func (m *Memory) Waiting() int {
-	n := 0
-	for i := range m.shards {
-		s := &m.shards[i]
-		s.mu.Lock()
-		n += len(s.flights)
-		s.mu.Unlock()
-	}
-	return n
 }
 
 // TakeUses returns up to limit last-used times that were collected and not

@@ -70,9 +70,6 @@ func NewSources(headers []string) (*Sources, error) {
 	return s, nil
 }
 
-// Advice says how to send a credential, for people.
-func (s *Sources) Advice() string { return s.advice }
-
 // KeyHeaders are the canonical names of the headers that carry keys.
 func (s *Sources) KeyHeaders() []string { return s.keyHeaders }
 

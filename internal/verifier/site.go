@@ -95,9 +95,6 @@ func (s *Site) WouldBePublic(method, path string) bool {
 	return MatchRules(s.rules.Public, method, path)
 }
 
-// Optional reports whether a request without a credential passes.
-func (s *Site) Optional() bool { return s.rules.Optional }
-
 func targetRefusal(f redact.Finding) *auth.Refusal {
 	const advice = "a URL ends up in logs, histories and caches: send credentials in a header, and replace this one if it was real"
 	r := &auth.Refusal{Code: auth.CodeCredentialInQuery}

@@ -122,12 +122,6 @@ func (v *Verifier) lead(f *cache.Flight, fp auth.Fingerprint) {
 // load reads the key until no change overtakes the reading, maxRuns times at
 // most. A fenced reading is neither kept nor returned (design 4.6, Fence).
 func (v *Verifier) load(ctx context.Context, f *cache.Flight, fp auth.Fingerprint) {
-	landed := false
-	defer func() {
-		if !landed { // also if the driver panics: nobody may wait for ever
-			v.memory.Abort(f, auth.Undecided(auth.ErrFenced))
-		}
-	}()
 	for run := range maxRuns {
 		if v.hooks.BeforeLoad != nil {
 			v.hooks.BeforeLoad(run)
@@ -138,7 +132,6 @@ func (v *Verifier) load(ctx context.Context, f *cache.Flight, fp auth.Fingerprin
 			v.hooks.AfterLoad(run)
 		}
 		if err != nil {
-			landed = true
 			v.memory.Abort(f, auth.Undecided(err))
 			return
 		}
@@ -146,12 +139,11 @@ func (v *Verifier) load(ctx context.Context, f *cache.Flight, fp auth.Fingerprin
 		parents := auth.ParentsOf(&verdict.Identity)
 		if v.fence.Fence(loaded.Point, fp, parents) == feed.Ahead {
 			if err := v.fence.LookSoon(ctx); err != nil {
-				landed = true
 				v.memory.Abort(f, auth.Undecided(fmt.Errorf("catching up with the journal: %w", err)))
 				return
 			}
 		}
-		landed = v.memory.Land(f, verdict, checked, func() bool {
+		landed := v.memory.Land(f, verdict, checked, func() bool {
 			usable := v.fence.Fence(loaded.Point, fp, parents) == feed.Usable
 			if usable && v.hooks.AfterFence != nil {
 				v.hooks.AfterFence()
@@ -162,6 +154,7 @@ func (v *Verifier) load(ctx context.Context, f *cache.Flight, fp auth.Fingerprin
 			return
 		}
 	}
+	v.memory.Abort(f, auth.Undecided(auth.ErrFenced))
 }
 
 // judgeExpiry turns an identity whose credential has expired into a denial.
