@@ -13,6 +13,7 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/cache"
 	"github.com/caddy-auth/caddy-auth/internal/feed"
+	"github.com/caddy-auth/caddy-auth/internal/redisx"
 	"github.com/caddy-auth/caddy-auth/internal/secret"
 )
 
@@ -41,6 +42,9 @@ type App struct {
 	// shown by the admin API. Default for sqlite: a generated file beside the
 	// database, mode 0600.
 	MasterKey string `json:"master_key,omitempty"`
+
+	// The tier that gateways share. Default: none.
+	Redis *RedisConfig `json:"redis,omitempty"`
 
 	// The memory tier.
 	Cache *CacheConfig `json:"cache,omitempty"`
@@ -73,10 +77,12 @@ type App struct {
 	// Default: urn:caddy-auth:problem:
 	ProblemTypes string `json:"problem_types,omitempty"`
 
-	log     *zap.Logger
-	rt      *runtime
-	poolKey runtimeKey
-	held    bool
+	log      *zap.Logger
+	rt       *runtime
+	settings *settings
+	poolKey  runtimeKey
+	redisKey redisKey
+	held     struct{ runtime, redis, started bool }
 }
 
 // CacheConfig sizes the memory tier.
@@ -117,6 +123,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.check(); err != nil {
 		return err
 	}
+	if err := metrics.register(ctx.GetMetricsRegistry()); err != nil {
+		return fmt.Errorf("registering metrics: %w", err)
+	}
 	backend, err := a.loadStore(ctx)
 	if err != nil {
 		return err
@@ -125,24 +134,49 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	c := a.Cache
-	if c == nil {
-		c = &CacheConfig{}
+	if err := a.provisionSettings(); err != nil {
+		return err
 	}
-	a.poolKey = runtimeKey{
-		store:     backend.Describe(),
-		master:    sha256.Sum256([]byte(master.Reveal())),
-		prefix:    a.KeyPrefix,
-		limits:    cache.Limits{Size: c.Size, TTL: time.Duration(c.TTL), NegativeSize: c.NegativeSize, NegativeTTL: time.Duration(c.NegativeTTL)},
-		following: feed.Config{PollInterval: time.Duration(a.PollInterval), MaxStaleness: time.Duration(a.MaxStaleness)},
-	}
+	a.poolKey = runtimeKey{store: backend.Describe(), master: sha256.Sum256([]byte(master.Reveal()))}
 	v, _, err := runtimes.LoadOrNew(a.poolKey, func() (caddy.Destructor, error) {
-		return newRuntime(a.poolKey, backend, master), nil
+		return newRuntime(backend, master), nil
 	})
 	if err != nil {
 		return err
 	}
-	a.rt, a.held = v.(*runtime), true
+	a.rt, a.held.runtime = v.(*runtime), true
+	return nil
+}
+
+// provisionSettings collects what may change without a new runtime.
+func (a *App) provisionSettings() error {
+	c := a.Cache
+	if c == nil {
+		c = &CacheConfig{}
+	}
+	a.settings = &settings{
+		log:       a.log,
+		prefix:    a.KeyPrefix,
+		limits:    cache.Limits{Size: c.Size, TTL: time.Duration(c.TTL), NegativeSize: c.NegativeSize, NegativeTTL: time.Duration(c.NegativeTTL)},
+		following: feed.Config{PollInterval: time.Duration(a.PollInterval), MaxStaleness: time.Duration(a.MaxStaleness), Memory: a.Redis.ttl()},
+	}
+	if a.Redis == nil {
+		return nil
+	}
+	opts, key, err := a.Redis.options()
+	if err != nil {
+		return err
+	}
+	if opts.TLS == nil && !opts.Local() {
+		a.log.Warn("redis is reached without TLS: records are sealed, but its password crosses the network in clear; use rediss://", zap.String("redis", opts.Describe()))
+	}
+	v, _, err := redisClients.LoadOrNew(key, func() (caddy.Destructor, error) { return pooledRedis{redisx.New(opts)}, nil })
+	if err != nil {
+		return err
+	}
+	a.redisKey, a.held.redis = key, true
+	a.settings.redis = v.(pooledRedis).Client
+	a.settings.redisPrefix, a.settings.redisTTL = a.Redis.prefix(), a.Redis.ttl()
 	return nil
 }
 
@@ -180,21 +214,31 @@ func (a *App) resolveMasterKey() (auth.Secret, error) {
 // Start opens the store. A store that can't be understood refuses to load; one
 // that can't be reached is tried again, and meanwhile requests get 503.
 func (a *App) Start() error {
-	a.rt.setLogger(a.log)
+	a.held.started = true
+	a.rt.adopt(a.settings)
 	return a.rt.start()
 }
 
 // Stop does nothing: resources are given back in Cleanup.
 func (a *App) Stop() error { return nil }
 
-// Cleanup gives the resources back.
+// Cleanup gives the resources back. Requests may still be using them; each
+// ends by itself when the last one has.
 func (a *App) Cleanup() error {
-	if !a.held {
-		return nil
+	var errs []error
+	if a.held.started {
+		a.rt.abandon(a.settings)
 	}
-	a.held = false
-	_, err := runtimes.Delete(a.poolKey)
-	return err
+	if a.held.runtime {
+		_, err := runtimes.Delete(a.poolKey)
+		errs = append(errs, err)
+	}
+	if a.held.redis {
+		_, err := redisClients.Delete(a.redisKey)
+		errs = append(errs, err)
+	}
+	a.held.runtime, a.held.redis, a.held.started = false, false, false
+	return errors.Join(errs...)
 }
 
 var (

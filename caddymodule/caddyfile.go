@@ -64,6 +64,7 @@ func block(d *caddyfile.Dispenser, what string, each map[string]func(*caddyfile.
 //	auth {
 //		store sqlite [<path>]
 //		master_key <value>
+//		redis <url>|{...}
 //		cache {
 //			size <n>
 //			ttl <duration>
@@ -91,6 +92,7 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 	err := block(d, "auth", map[string]func(*caddyfile.Dispenser) error{
 		"store":            app.parseStore,
 		"master_key":       text(&app.MasterKey),
+		"redis":            app.parseRedis,
 		"cache":            app.parseCache,
 		"poll_interval":    duration(&app.PollInterval),
 		"max_staleness":    duration(&app.MaxStaleness),

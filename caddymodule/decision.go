@@ -48,6 +48,7 @@ func (l *decisionLog) write(reason, credential string, fields ...zap.Field) {
 	}
 	ok, suppressed := l.take(decisionKind{reason, credential})
 	if !ok {
+		metrics.suppressed.Inc()
 		return
 	}
 	fields = append(fields, zap.String("reason", reason))

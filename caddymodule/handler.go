@@ -237,6 +237,9 @@ func wrapIf(what string, err error) error {
 // ServeHTTP implements caddyhttp.MiddlewareHandler. Its order is the design's:
 // strip, scan, extract, verify, judge, inject.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	rt := h.app.rt
+	rt.enter()
+	defer rt.leave()
 	if c := callerOf(r); c != nil {
 		return h.again(w, r, next, c)
 	}
@@ -271,6 +274,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.refuse(w, r, refusal, &verdict.Identity)
 	}
 	h.warnPlainHTTP(r)
+	metrics.allowed[verdict.Identity.Method].Inc()
 	c := &caller{handler: h, verified: true, identity: verdict.Identity}
 	c.policies = append(c.firstPolicy[:0], h.policy)
 	h.policy.Inject(r.Header, &c.identity, c.values[:])
@@ -279,6 +283,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 }
 
 func (h *Handler) passAnonymous(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, public bool) error {
+	if public {
+		metrics.public.Inc()
+	} else {
+		metrics.anonymous.Inc()
+	}
 	c := &caller{handler: h, public: public}
 	c.policies = append(c.firstPolicy[:0], h.policy)
 	c.attach(r)

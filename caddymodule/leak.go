@@ -60,6 +60,7 @@ func (l *leakLog) one(text, site string) {
 	if v.Outcome != auth.Allow || !l.first(v.Identity.CredentialID) {
 		return
 	}
+	metrics.leaks.Inc()
 	id := &v.Identity
 	l.rt.logger().Named("audit").Warn("a live key was sent in a URL: replace it",
 		zap.String("action", "key.leaked"), zap.String("credential_id", id.CredentialID), zap.String("hint", id.Hint),

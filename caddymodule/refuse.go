@@ -45,8 +45,9 @@ func (h *Handler) logRefusal(r *http.Request, refusal *auth.Refusal, id *auth.Id
 	if refusal.Code == auth.CodeUnavailable {
 		fields = append(fields, zap.NamedError("cause", errors.New(refusal.Reason)))
 	}
-	credential := ""
+	credential, method := "", auth.Method("")
 	if id != nil {
+		method = id.Method
 		credential = id.CredentialID
 		if id.Hint != "" {
 			fields = append(fields, zap.String("hint", id.Hint))
@@ -58,6 +59,7 @@ func (h *Handler) logRefusal(r *http.Request, refusal *auth.Refusal, id *auth.Id
 	if refusal.Code == auth.CodeMissingCredential && h.site.WouldBePublic(r.Method, r.URL.EscapedPath()) {
 		fields = append(fields, zap.String("note", "public matches the path the client sent; only the rewritten path would have matched"))
 	}
+	metrics.count(method, refusal.Code)
 	h.decisions.write(reason, credential, fields...)
 }
 

@@ -23,13 +23,11 @@ import (
 // runtimes keeps what survives reloads.
 var runtimes = caddy.NewUsagePool()
 
-// runtimeKey is everything that makes two runtimes different.
+// runtimeKey is everything that makes two runtimes different: what filled
+// their caches.
 type runtimeKey struct {
-	store     string
-	master    [32]byte
-	prefix    string
-	limits    cache.Limits
-	following feed.Config
+	store  string
+	master [32]byte
 }
 
 const (
@@ -42,29 +40,37 @@ const (
 	usesPerRound  = 1000
 	pruneInterval = time.Hour
 	journalKept   = 24 * time.Hour
-	// drainTime is how long a runtime that a reload replaced keeps its store
-	// open for requests that still use it.
-	drainTime = 30 * time.Second
+	// A runtime that a reload replaced ends when no request has used it for
+	// quietTicks ticks.
+	drainTick  = 100 * time.Millisecond
+	quietTicks = 10
 	// failureInterval is how often a lasting failure is logged.
 	failureInterval = 15 * time.Second
 )
 
 // runtime is a store, its caches and the verifier over both.
 type runtime struct {
-	key     runtimeKey
 	backend Backend
 	master  auth.Secret
 
 	memory   *cache.Memory
 	follower *feed.Follower
 	verifier *verifier.Verifier
-	log      atomic.Pointer[zap.Logger]
 	leaks    leakLog
+	users    atomic.Int64 // requests inside
 
+	adoptMu sync.Mutex // guards adopted
+	adopted []*settings
+	now     atomic.Pointer[settings] // those in force, never nil
+	linkMu  sync.Mutex               // held while the shared tier is exchanged
+
+	lookBad     atomic.Bool  // the last look at the store failed
 	lastFailure atomic.Int64 // unix nanoseconds
+	lastRedis   atomic.Int64
 
-	db   atomic.Pointer[store.DB]
-	ring atomic.Pointer[secret.Ring]
+	db       atomic.Pointer[store.DB]
+	ring     atomic.Pointer[secret.Ring]
+	envelope atomic.Pointer[secret.Envelope]
 
 	known atomic.Pointer[[]string] // prefixes, never nil
 
@@ -72,27 +78,33 @@ type runtime struct {
 	started bool
 	stop    context.CancelFunc
 	done    sync.WaitGroup
-	pending []auth.Use // of the goroutine that writes last-used times
+
+	usesMu  sync.Mutex // held while last-used times are written
+	pending []auth.Use
 }
 
-func newRuntime(key runtimeKey, backend Backend, master auth.Secret) *runtime {
-	rt := &runtime{key: key, backend: backend, master: master}
-	rt.setLogger(zap.NewNop())
-	rt.memory = cache.NewMemory(key.limits)
-	rt.follower = feed.New(journal{rt}, rt.memory, key.following, feed.Events{
+func newRuntime(backend Backend, master auth.Secret) *runtime {
+	rt := &runtime{backend: backend, master: master}
+	rt.now.Store(&settings{log: zap.NewNop(), prefix: DefaultKeyPrefix})
+	rt.memory = cache.NewMemory(cache.Limits{})
+	rt.follower = feed.New(journal{rt}, rt.memory, feed.Config{}, feed.Events{
 		Booted:      rt.readSecrets,
 		Applied:     rt.applied,
 		LostHistory: rt.lostHistory,
+		Looked:      func() { rt.lookBad.Store(false) },
 		LookFailed:  rt.lookFailed,
 	})
-	rt.verifier = verifier.New(rt.memory, rt.follower, rt, verifier.Hooks{})
+	rt.verifier = verifier.New(rt.memory, rt.follower, rt, meter{}, verifier.Hooks{})
 	rt.leaks.rt = rt
-	rt.known.Store(&[]string{key.prefix})
+	rt.known.Store(&[]string{DefaultKeyPrefix})
 	return rt
 }
 
-func (rt *runtime) setLogger(l *zap.Logger) { rt.log.Store(l) }
-func (rt *runtime) logger() *zap.Logger     { return rt.log.Load() }
+// enter and leave are called around every request that uses the runtime.
+func (rt *runtime) enter() { rt.users.Add(1) }
+func (rt *runtime) leave() { rt.users.Add(-1) }
+
+func (rt *runtime) logger() *zap.Logger { return rt.now.Load().log }
 
 // start opens the store and begins to follow its journal. Called again, by
 // another configuration, it does nothing.
@@ -126,21 +138,23 @@ func (rt *runtime) start() error {
 func (rt *runtime) open() error {
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
-	db, ring, made, err := openAndInit(ctx, rt.backend, rt.master, "gateway", rt.key.prefix)
+	db, ring, made, err := openAndInit(ctx, rt.backend, rt.master, "gateway", rt.now.Load().prefix)
 	if err != nil {
 		return err
 	}
-	rt.ring.Store(ring)
-	if err := db.EnsurePrefix(ctx, "gateway", rt.key.prefix); err != nil {
-		rt.logger().Warn("the new key prefix could not be written; keys with it can't be issued", zap.Error(err))
+	if err := db.EnsureSealing(ctx, "gateway", ring); err != nil && !errors.Is(err, secret.ErrWrongKey) {
+		rt.logger().Warn("the secret for shared records could not be written; redis is not used", zap.Error(err))
 	}
 	minter, err := db.Minter(ctx, ring)
 	if err != nil {
 		_ = db.Close() // the first error is the one to report
 		return err
 	}
+	rt.ring.Store(ring)
 	rt.setMinter(minter)
+	rt.setEnvelope(ctx, db, ring)
 	rt.db.Store(db)
+	rt.ensurePrefix(ctx, rt.now.Load().prefix)
 	if made {
 		rt.logger().Info("made a new store", zap.String("store", rt.backend.Describe()))
 	}
@@ -187,30 +201,45 @@ func (rt *runtime) run(ctx context.Context, retry bool) {
 }
 
 // Destruct implements caddy.Destructor: the last configuration that used this
-// runtime is gone. Requests of it may still be running.
+// runtime is gone. Requests of it may still be running: then it goes on until
+// the last of them has ended.
 func (rt *runtime) Destruct() error {
 	rt.startMu.Lock()
 	defer rt.startMu.Unlock()
 	if !rt.started {
 		return nil
 	}
+	if caddy.Exiting() {
+		return rt.end()
+	}
+	rt.writeUses(math.MaxInt)
+	go func() {
+		tick := time.NewTicker(drainTick)
+		defer tick.Stop()
+		for quiet := 0; quiet < quietTicks; quiet++ {
+			<-tick.C
+			if rt.users.Load() > 0 {
+				quiet = -1
+			}
+		}
+		if err := rt.end(); err != nil {
+			caddy.Log().Named("auth").Warn("closing a store that a reload replaced", zap.Error(err))
+		}
+	}()
+	return nil
+}
+
+// end stops all work and closes the store.
+func (rt *runtime) end() error {
 	rt.stop()
 	rt.done.Wait()
+	rt.verifier.SetShared(nil)
 	db := rt.db.Load()
 	if db == nil {
 		return nil
 	}
 	rt.writeUses(math.MaxInt)
-	if caddy.Exiting() {
-		return db.Close()
-	}
-	time.AfterFunc(drainTime, func() {
-		rt.writeUses(math.MaxInt)
-		if err := db.Close(); err != nil {
-			caddy.Log().Warn("closing a store that a reload replaced", zap.Error(err))
-		}
-	})
-	return nil
+	return db.Close()
 }
 
 // LookupKey implements verifier.Keys.
@@ -220,16 +249,6 @@ func (rt *runtime) LookupKey(ctx context.Context, fp auth.Fingerprint) (store.Lo
 		return store.Loaded{}, fmt.Errorf("the store is not open: %w", auth.ErrUnavailable)
 	}
 	return db.LookupKey(ctx, fp)
-}
-
-// setMinter gives the verifier its secrets; the prefixes stay known when the
-// secrets don't, so that keys in URLs are recognized in an outage too.
-func (rt *runtime) setMinter(m *secret.Minter) {
-	if m != nil {
-		known := m.Prefixes()
-		rt.known.Store(&known)
-	}
-	rt.verifier.SetMinter(m)
 }
 
 // prefixes returns the prefixes keys can have.
@@ -254,10 +273,12 @@ func (rt *runtime) readSecrets(ctx context.Context) error {
 	}
 	rt.ring.Store(ring)
 	rt.setMinter(m)
+	rt.setEnvelope(ctx, db, ring)
 	return nil
 }
 
 func (rt *runtime) applied(c auth.Change) {
+	metrics.lag.Set(max(0, time.Since(time.UnixMilli(c.At)).Seconds()))
 	if c.Kind != store.ChangeSecrets {
 		return
 	}
@@ -275,17 +296,32 @@ func (rt *runtime) lostHistory(why string) {
 		zap.String("store", rt.backend.Describe()), zap.String("seen", why))
 }
 
+// never is more than any age.
+const never = 365 * 24 * time.Hour
+
+// storeUp reports whether the store answered when it was last asked.
+func (rt *runtime) storeUp() bool { return rt.db.Load() != nil && !rt.lookBad.Load() }
+
 func (rt *runtime) lookFailed(err error) {
-	now := time.Now().UnixNano()
-	if last := rt.lastFailure.Load(); now-last < int64(failureInterval) || !rt.lastFailure.CompareAndSwap(last, now) {
+	rt.lookBad.Store(true)
+	if !lately(&rt.lastFailure) {
 		return
 	}
 	rt.logger().Error("the store can't be read; cached verdicts are trusted until max_staleness, then requests get 503",
-		zap.Error(hinted(err)), zap.Duration("last_look", min(rt.follower.Age(time.Now()), 365*24*time.Hour)))
+		zap.Error(hinted(err)), zap.Duration("last_look", min(rt.follower.Age(time.Now()), never)))
+}
+
+// lately reports whether a lasting failure is due to be logged again.
+func lately(last *atomic.Int64) bool {
+	now := time.Now().UnixNano()
+	at := last.Load()
+	return now-at >= int64(failureInterval) && last.CompareAndSwap(at, now)
 }
 
 // writeUses writes up to limit collected last-used times, in batches.
 func (rt *runtime) writeUses(limit int) {
+	rt.usesMu.Lock()
+	defer rt.usesMu.Unlock()
 	db := rt.db.Load()
 	if db == nil {
 		return
@@ -313,59 +349,10 @@ func (rt *runtime) prune() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
-	if err := db.PruneJournal(ctx, time.Now().Add(-journalKept).UnixMilli()); err != nil {
+	kept := max(journalKept, 2*rt.follower.Config().Memory)
+	if err := db.PruneJournal(ctx, time.Now().Add(-kept).UnixMilli()); err != nil {
 		rt.logger().Warn("pruning the journal", zap.Error(err))
 	}
-}
-
-// journal is the store as the follower sees it.
-type journal struct{ rt *runtime }
-
-func (j journal) open() (*store.DB, error) {
-	if db := j.rt.db.Load(); db != nil {
-		return db, nil
-	}
-	return nil, fmt.Errorf("the store is not open: %w", auth.ErrUnavailable)
-}
-
-// Look implements feed.Journal.
-func (j journal) Look(ctx context.Context, cursor int64) (feed.Look, error) {
-	db, err := j.open()
-	if err != nil {
-		return feed.Look{}, err
-	}
-	l, err := db.Look(ctx, cursor)
-	return feed.Look{
-		Epoch: l.Epoch, First: l.First, Head: l.Head, AtCursor: l.AtCursor, AtCursorOK: l.AtCursorOK,
-		Rows: l.Rows, More: len(l.Rows) == store.MaxLookRows,
-	}, err
-}
-
-// Tail implements feed.Journal.
-func (j journal) Tail(ctx context.Context, since int64) (auth.Epoch, []auth.Change, error) {
-	db, err := j.open()
-	if err != nil {
-		return auth.Epoch{}, nil, err
-	}
-	return db.Tail(ctx, since)
-}
-
-// NewEpoch implements feed.Journal.
-func (j journal) NewEpoch(ctx context.Context, old, next auth.Epoch) error {
-	db, err := j.open()
-	if err != nil {
-		return err
-	}
-	return db.NewEpoch(ctx, old, next)
-}
-
-// Reopen implements feed.Journal.
-func (j journal) Reopen(ctx context.Context) error {
-	db, err := j.open()
-	if err != nil {
-		return err
-	}
-	return db.Reopen(ctx)
 }
 
 // hinted puts an error's hint into its text, for logs and Caddy's own output.

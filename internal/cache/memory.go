@@ -43,7 +43,7 @@ const (
 
 // Memory is the memory tier. It is safe for concurrent use.
 type Memory struct {
-	limits Limits
+	limits atomic.Pointer[Limits]
 	start  time.Time
 	seed   maphash.Seed
 	shards [shardCount]shard
@@ -75,16 +75,40 @@ func (f *Flight) Verdict() auth.Verdict { return f.verdict }
 
 // NewMemory returns an empty tier.
 func NewMemory(l Limits) *Memory {
-	m := &Memory{limits: l.withDefaults(), start: time.Now(), seed: maphash.MakeSeed()}
-	// An eighth more per shard, since fingerprints don't spread evenly.
-	part := func(n int) int { return n/shardCount + n/shardCount/8 + 1 }
+	l = l.withDefaults()
+	m := &Memory{start: time.Now(), seed: maphash.MakeSeed()}
+	m.limits.Store(&l)
 	for i := range m.shards {
 		s := &m.shards[i]
-		s.good = newTable(m.seed, part(m.limits.Size), s.keepUse)
-		s.bad = newTable(m.seed, part(m.limits.NegativeSize), nil)
+		s.good = newTable(m.seed, perShard(l.Size), s.keepUse)
+		s.bad = newTable(m.seed, perShard(l.NegativeSize), nil)
 		s.flights = map[auth.Fingerprint]*Flight{}
 	}
 	return m
+}
+
+// perShard is an eighth more than a shard's part, since fingerprints don't
+// spread evenly.
+func perShard(n int) int { return n/shardCount + n/shardCount/8 + 1 }
+
+// TTL is how long an identity is kept.
+func (m *Memory) TTL() time.Duration { return m.limits.Load().TTL }
+
+// SetLimits changes sizes and lifetimes and keeps what is cached, as far as it
+// fits. Lifetimes apply to what is cached from now on.
+func (m *Memory) SetLimits(l Limits) {
+	l = l.withDefaults()
+	old := m.limits.Swap(&l)
+	if old.Size == l.Size && old.NegativeSize == l.NegativeSize {
+		return
+	}
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.mu.Lock()
+		s.good = s.good.resized(perShard(l.Size))
+		s.bad = s.bad.resized(perShard(l.NegativeSize))
+		s.mu.Unlock()
+	}
 }
 
 func (m *Memory) shard(fp *auth.Fingerprint) *shard {
@@ -179,17 +203,17 @@ func (m *Memory) insert(s *shard, fp *auth.Fingerprint, v *auth.Verdict, checked
 	var buf [512]byte
 	record := appendRecord(buf[:0], v)
 	e := entry{parents: parentSums(auth.ParentsOf(&v.Identity)), notAfter: v.Identity.NotAfter}
-	clock := m.clock(checked)
+	clock, limits := m.clock(checked), m.limits.Load()
 	switch v.Outcome {
 	case auth.Allow:
-		e.expires = clock + m.limits.TTL.Milliseconds()
+		e.expires = clock + limits.TTL.Milliseconds()
 		if v.Identity.NotAfter == 0 || checked.UnixMilli() < v.Identity.NotAfter {
 			e.usedAt = checked.UnixMilli()
 		}
 		s.bad.remove(fp)
 		s.good.put(fp, record, e)
 	case auth.Deny:
-		e.expires = clock + m.limits.NegativeTTL.Milliseconds()
+		e.expires = clock + limits.NegativeTTL.Milliseconds()
 		s.good.remove(fp)
 		s.bad.put(fp, record, e)
 	}

@@ -178,6 +178,25 @@ func (t *table) each(visit func(*entry)) {
 	}
 }
 
+// resized returns a table of another size with the same entries; those used
+// lately are the last to go.
+func (t *table) resized(most int) *table {
+	out := newTable(t.seed, most, t.evicted)
+	var buf []byte
+	for _, used := range [...]bool{false, true} {
+		t.each(func(e *entry) {
+			if e.used != used {
+				return
+			}
+			buf = append(buf[:0], make([]byte, e.size)...)
+			t.read(e, buf)
+			out.put(&e.fp, buf, *e)
+			out.find(&e.fp).used = used
+		})
+	}
+	return out
+}
+
 // read copies an entry's record to dst, which must be e.size long.
 func (t *table) read(e *entry, dst []byte) {
 	for n := e.first; len(dst) > 0; {

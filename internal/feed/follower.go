@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
@@ -49,6 +50,7 @@ type Events struct {
 	Applied     func(auth.Change)               // a change was applied
 	Booted      func(ctx context.Context) error // before the journal is trusted, at start and after a lost history
 	LostHistory func(why string)                // the store went back in time or was replaced
+	Looked      func()                          // a look was good
 	LookFailed  func(error)
 	Remembered  func(auth.Change) // for tests: between remember and drop
 }
@@ -79,9 +81,10 @@ func (c Config) WithDefaults() Config {
 type Follower struct {
 	journal Journal
 	tier    Tier
-	cfg     Config
+	cfg     atomic.Pointer[Config]
 	events  Events
 	trust   trustClock
+	tuned   chan struct{} // the poll interval may have changed
 
 	lookMu    sync.Mutex // held for the length of a look; guards lost and lostEpoch
 	lost      bool       // the history was lost and starting over is not done yet
@@ -101,8 +104,23 @@ type Follower struct {
 
 // New returns a follower that has not looked yet and so trusts nothing.
 func New(journal Journal, tier Tier, cfg Config, events Events) *Follower {
-	return &Follower{journal: journal, tier: tier, cfg: cfg.WithDefaults(), events: events, hist: newHistory(), trust: trustClock{start: time.Now()}}
+	f := &Follower{journal: journal, tier: tier, events: events, hist: newHistory(), trust: trustClock{start: time.Now()}, tuned: make(chan struct{}, 1)}
+	f.Tune(cfg)
+	return f
 }
+
+// Tune changes the times. A longer memory begins with what is remembered now.
+func (f *Follower) Tune(cfg Config) {
+	cfg = cfg.WithDefaults()
+	f.cfg.Store(&cfg)
+	select {
+	case f.tuned <- struct{}{}:
+	default:
+	}
+}
+
+// Config returns the times in use.
+func (f *Follower) Config() Config { return *f.cfg.Load() }
 
 // Start begins to look at every poll interval. The first look is made at once.
 func (f *Follower) Start() {
@@ -110,13 +128,15 @@ func (f *Follower) Start() {
 	f.stop, f.done = cancel, make(chan struct{})
 	go func() {
 		defer close(f.done)
-		tick := time.NewTicker(f.cfg.PollInterval)
+		tick := time.NewTicker(f.Config().PollInterval)
 		defer tick.Stop()
 		for {
 			_ = f.Look(ctx) // reported to Events.LookFailed
 			select {
 			case <-ctx.Done():
 				return
+			case <-f.tuned:
+				tick.Reset(f.Config().PollInterval)
 			case <-tick.C:
 			}
 		}
@@ -134,7 +154,7 @@ func (f *Follower) Stop() {
 
 // Trusted reports whether cached verdicts may be used at now.
 func (f *Follower) Trusted(now time.Time) bool {
-	return f.trust.age(now) < f.cfg.MaxStaleness
+	return f.trust.age(now) < f.cfg.Load().MaxStaleness
 }
 
 // Age is how long ago the last good look began; very long before the first.
@@ -222,7 +242,7 @@ func (f *Follower) Look(ctx context.Context) error {
 
 func (f *Follower) lookLocked(ctx context.Context) error {
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, f.cfg.LookTimeout)
+	ctx, cancel := context.WithTimeout(ctx, f.cfg.Load().LookTimeout)
 	defer cancel()
 	err := f.look(ctx)
 	if err != nil {
@@ -232,8 +252,11 @@ func (f *Follower) lookLocked(ctx context.Context) error {
 		return err
 	}
 	f.trust.set(began)
+	if f.events.Looked != nil {
+		f.events.Looked()
+	}
 	f.mu.Lock()
-	f.hist.forget(began.Add(-f.cfg.Memory), f.cursor)
+	f.hist.forget(began.Add(-f.cfg.Load().Memory), f.cursor)
 	f.mu.Unlock()
 	return nil
 }
@@ -367,7 +390,7 @@ func (f *Follower) boot(ctx context.Context) error {
 			return err
 		}
 	}
-	epoch, rows, err := f.journal.Tail(ctx, time.Now().Add(-f.cfg.Memory).UnixMilli())
+	epoch, rows, err := f.journal.Tail(ctx, time.Now().Add(-f.cfg.Load().Memory).UnixMilli())
 	if err != nil {
 		return fmt.Errorf("reading the journal's tail: %w", err)
 	}

@@ -69,11 +69,12 @@ func (h *history) changedAbove(seq int64, fp auth.Fingerprint, parents auth.Pare
 	return false
 }
 
-// forget drops rows seen before before and so raises the floor; rows from
-// keep up stay.
+// forget drops rows that a newer one replaced as the head before before, and
+// so raises the floor: what was read at a row may have been read as long as
+// that row was the head. Rows from keep up stay.
 func (h *history) forget(before time.Time, keep int64) {
 	n := 0
-	for n < len(h.known)-1 && h.known[n].seq < keep && h.known[n].seen.Before(before) {
+	for n < len(h.known)-1 && h.known[n].seq < keep && h.known[n+1].seen.Before(before) {
 		k := h.known[n]
 		for _, fp := range k.fps {
 			if h.byFP[fp] == k.seq {

@@ -12,7 +12,11 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/secret"
 )
 
-const mintingSecret = "minting"
+// Names of the secrets a store holds.
+const (
+	mintingSecret = "minting"
+	sealingSecret = "sealing"
+)
 
 // Initialized reports whether the store has its first journal row and its
 // secrets.
@@ -37,8 +41,7 @@ func (d *DB) Init(ctx context.Context, actor string, ring *secret.Ring, prefix s
 			return nil
 		}
 		var id, epoch [16]byte
-		minting := make([]byte, secret.MintingSecretLen)
-		for _, b := range [][]byte{id[:], epoch[:], minting} {
+		for _, b := range [][]byte{id[:], epoch[:]} {
 			if _, err := rand.Read(b); err != nil {
 				return fmt.Errorf("reading random bytes: %w", err)
 			}
@@ -50,10 +53,10 @@ func (d *DB) Init(ctx context.Context, actor string, ring *secret.Ring, prefix s
 		if err := tx.exec(ctx, "writing the store's epoch", meta, "epoch", epoch[:]); err != nil {
 			return err
 		}
-		sealed := ring.Seal(sealedName(id[:], mintingSecret, 1), minting)
-		if err := tx.exec(ctx, "writing the minting secret", `INSERT INTO secrets (name, id, sealed, created_at) VALUES ($1, 1, $2, $3)`,
-			mintingSecret, sealed, tx.now); err != nil {
-			return err
+		for name, length := range map[string]int{mintingSecret: secret.MintingSecretLen, sealingSecret: secret.SealingSecretLen} {
+			if err := tx.newSecret(ctx, ring, id[:], name, length); err != nil {
+				return err
+			}
 		}
 		if err := tx.exec(ctx, "writing the key prefix", queryAddPrefix, prefix, tx.now); err != nil {
 			return err
@@ -105,44 +108,101 @@ func (d *DB) Prefixes(ctx context.Context) ([]string, error) {
 	return out, d.wrap("reading the key prefixes", rows.Err())
 }
 
-// Minter opens the store's minting secrets with ring. A ring without the
-// right master key is secret.ErrWrongKey, with a hint.
-func (d *DB) Minter(ctx context.Context, ring *secret.Ring) (*secret.Minter, error) {
-	read := d.current().Read
-	var id []byte
-	if err := read.QueryRowContext(ctx, `SELECT value FROM store_meta WHERE name = 'store_id'`).Scan(&id); err != nil {
-		if errors.Is(err, sql.ErrNoRows) {
-			return nil, auth.WithHint(fmt.Errorf("%s: %w", d.Describe(), auth.ErrNotInitialized), "make it with: caddy-auth store init")
-		}
-		return nil, d.wrap("reading the store's id", err)
+// newSecret writes the first secret called name, random and sealed.
+func (tx *Tx) newSecret(ctx context.Context, ring *secret.Ring, storeID []byte, name string, length int) error {
+	plain := make([]byte, length)
+	if _, err := rand.Read(plain); err != nil {
+		return fmt.Errorf("reading random bytes: %w", err)
 	}
-	rows, err := read.QueryContext(ctx, `SELECT id, sealed FROM secrets WHERE name = $1 ORDER BY id DESC`, mintingSecret)
+	return tx.exec(ctx, "writing the "+name+" secret", `INSERT INTO secrets (name, id, sealed, created_at) VALUES ($1, 1, $2, $3)`,
+		name, ring.Seal(sealedName(storeID, name, 1), plain), tx.now)
+}
+
+// EnsureSealing makes a sealing secret where an earlier release left none.
+func (d *DB) EnsureSealing(ctx context.Context, actor string, ring *secret.Ring) error {
+	if _, have, err := d.secrets(ctx, ring, sealingSecret); err != nil || len(have) > 0 {
+		return err
+	}
+	return d.Change(ctx, actor, func(tx *Tx) error {
+		var n int
+		if err := tx.queryRow(ctx, `SELECT COUNT(*) FROM secrets WHERE name = $1`, sealingSecret).Scan(&n); err != nil {
+			return d.wrap("reading the sealing secret", err)
+		}
+		if n > 0 {
+			return nil
+		}
+		var id []byte
+		if err := tx.queryRow(ctx, queryStoreID).Scan(&id); err != nil {
+			return d.wrap("reading the store's id", err)
+		}
+		if err := tx.newSecret(ctx, ring, id, sealingSecret, secret.SealingSecretLen); err != nil {
+			return err
+		}
+		if err := tx.Journal(ctx, ChangeSecrets, nil, auth.Parent{}); err != nil {
+			return err
+		}
+		return tx.Audit(ctx, "store.secret", "store", map[string]any{"name": sealingSecret})
+	})
+}
+
+const queryStoreID = `SELECT value FROM store_meta WHERE name = 'store_id'`
+
+// secrets opens the secrets called name with ring, newest first. A ring
+// without the right master key is secret.ErrWrongKey, with a hint.
+func (d *DB) secrets(ctx context.Context, ring *secret.Ring, name string) (storeID []byte, plain [][]byte, err error) {
+	read := d.current().Read
+	if err := read.QueryRowContext(ctx, queryStoreID).Scan(&storeID); err != nil {
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil, nil, auth.WithHint(fmt.Errorf("%s: %w", d.Describe(), auth.ErrNotInitialized), "make it with: caddy-auth store init")
+		}
+		return nil, nil, d.wrap("reading the store's id", err)
+	}
+	rows, err := read.QueryContext(ctx, `SELECT id, sealed FROM secrets WHERE name = $1 ORDER BY id DESC`, name)
 	if err != nil {
-		return nil, d.wrap("reading the minting secrets", err)
+		return nil, nil, d.wrap("reading the "+name+" secrets", err)
 	}
 	defer rows.Close()
-	var secrets [][]byte
 	for rows.Next() {
 		var n int
 		var sealed []byte
 		if err := rows.Scan(&n, &sealed); err != nil {
-			return nil, d.wrap("reading the minting secrets", err)
+			return nil, nil, d.wrap("reading the "+name+" secrets", err)
 		}
-		plain, err := ring.Open(sealedName(id, mintingSecret, n), sealed)
+		text, err := ring.Open(sealedName(storeID, name, n), sealed)
 		if err != nil {
-			return nil, auth.WithHint(fmt.Errorf("opening minting secret %d of %s: %w", n, d.Describe(), err),
+			return nil, nil, auth.WithHint(fmt.Errorf("opening %s secret %d of %s: %w", name, n, d.Describe(), err),
 				"the master key must be the one this store was made with")
 		}
-		secrets = append(secrets, plain)
+		plain = append(plain, text)
 	}
-	if err := rows.Err(); err != nil {
-		return nil, d.wrap("reading the minting secrets", err)
+	return storeID, plain, d.wrap("reading the "+name+" secrets", rows.Err())
+}
+
+// Minter opens the store's minting secrets with ring. A ring without the
+// right master key is secret.ErrWrongKey, with a hint.
+func (d *DB) Minter(ctx context.Context, ring *secret.Ring) (*secret.Minter, error) {
+	_, minting, err := d.secrets(ctx, ring, mintingSecret)
+	if err != nil {
+		return nil, err
 	}
 	prefixes, err := d.Prefixes(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return secret.NewMinter(secrets, prefixes)
+	return secret.NewMinter(minting, prefixes)
+}
+
+// Envelope opens the store's sealing secrets with ring. A store that an
+// earlier release made may have none: auth.ErrNotFound.
+func (d *DB) Envelope(ctx context.Context, ring *secret.Ring) (*secret.Envelope, error) {
+	id, sealing, err := d.secrets(ctx, ring, sealingSecret)
+	if err != nil {
+		return nil, err
+	}
+	if len(sealing) == 0 {
+		return nil, fmt.Errorf("the sealing secret of %s: %w", d.Describe(), auth.ErrNotFound)
+	}
+	return secret.NewEnvelope(id, sealing...)
 }
 
 func sealedName(storeID []byte, name string, id int) string {

@@ -71,8 +71,8 @@ func (d *DB) Look(ctx context.Context, cursor int64) (Look, error) {
 	return l, d.wrap("looking at the journal", err)
 }
 
-// Tail reads, in one snapshot, the epoch and the journal's rows written at or
-// after since (unix milliseconds), the newest row in any case.
+// Tail reads, in one snapshot, the epoch and the journal's rows from the one
+// that was the head at since (unix milliseconds) on.
 func (d *DB) Tail(ctx context.Context, since int64) (auth.Epoch, []auth.Change, error) {
 	var epoch auth.Epoch
 	var rows []auth.Change
@@ -88,7 +88,7 @@ func (d *DB) Tail(ctx context.Context, since int64) (auth.Epoch, []auth.Change, 
 			return err
 		}
 		var err error
-		rows, err = readRows(ctx, tx, queryRows+`WHERE seq >= COALESCE((SELECT MIN(seq) FROM journal WHERE at >= $1), $2) ORDER BY seq`, since, head)
+		rows, err = readRows(ctx, tx, queryRows+`WHERE seq >= COALESCE((SELECT MAX(seq) FROM journal WHERE at < $1), 0) ORDER BY seq`, since)
 		return err
 	})
 	return epoch, rows, d.wrap("reading the journal's tail", err)

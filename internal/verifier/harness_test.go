@@ -62,7 +62,7 @@ func openNode(t testing.TB, path string) *node {
 func (n *node) start() {
 	n.memory = cache.NewMemory(cache.Limits{})
 	n.follower = feed.New(journal{n}, n.memory, feed.Config{MaxStaleness: time.Minute}, feed.Events{})
-	n.verifier = verifier.New(n.memory, n.follower, n, verifier.Hooks{
+	n.verifier = verifier.New(n.memory, n.follower, n, nil, verifier.Hooks{
 		BeforeLoad: func(run int) { n.hook(func(h verifier.Hooks) { call1(h.BeforeLoad, run) }) },
 		AfterLoad:  func(run int) { n.hook(func(h verifier.Hooks) { call1(h.AfterLoad, run) }) },
 		AfterFence: func() { n.hook(func(h verifier.Hooks) { call0(h.AfterFence) }) },

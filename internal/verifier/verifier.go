@@ -26,14 +26,13 @@ type Fence interface {
 	LookSoon(ctx context.Context) error
 }
 
-const (
-	// MaxLoads is how many lookups may be under way toward the store.
-	MaxLoads = 64
-	// maxRuns is how often a load that a change overtook runs in all.
-	maxRuns = 3
-	// loadTimeout bounds one flight, whoever waits for it.
-	loadTimeout = 5 * time.Second
-)
+// Shared is the tier that gateways share. Errors of Get: auth.ErrNotFound,
+// auth.ErrCorrupt, auth.ErrUnavailable. Both MUST return within a short
+// deadline of their own.
+type Shared interface {
+	Get(ctx context.Context, fp auth.Fingerprint) (cache.Record, error)
+	Put(ctx context.Context, fp auth.Fingerprint, r cache.Record) error
+}
 
 // Hooks let tests stop a load at the places where the protocol could break.
 type Hooks struct {
@@ -41,6 +40,8 @@ type Hooks struct {
 	AfterLoad  func(run int) // between the store's answer and the fence
 	AfterFence func()        // between a passed fence and the insert, under the key's lock
 	AfterJoin  func()        // a request has joined a flight
+
+	AfterShared func(cache.Record) // between the shared tier's answer and the fence
 }
 
 // Verifier verifies API keys.
@@ -49,13 +50,34 @@ type Verifier struct {
 	fence  Fence
 	keys   Keys
 	minter atomic.Pointer[secret.Minter]
-	slots  chan struct{}
+	shared atomic.Pointer[Shared]
 	hooks  Hooks
+	meter  Meter
+
+	slots  chan struct{} // lookups under way toward the store
+	reads  chan struct{} // toward the shared tier
+	writes chan struct{}
 }
 
-// New returns a verifier. Until SetMinter is called it can decide nothing.
-func New(memory *cache.Memory, fence Fence, keys Keys, hooks Hooks) *Verifier {
-	return &Verifier{memory: memory, fence: fence, keys: keys, slots: make(chan struct{}, MaxLoads), hooks: hooks}
+// New returns a verifier. Until SetMinter is called it can decide nothing. A
+// nil meter counts nothing.
+func New(memory *cache.Memory, fence Fence, keys Keys, meter Meter, hooks Hooks) *Verifier {
+	if meter == nil {
+		meter = noMeter{}
+	}
+	return &Verifier{
+		memory: memory, fence: fence, keys: keys, meter: meter, hooks: hooks,
+		slots: make(chan struct{}, MaxLoads), reads: make(chan struct{}, MaxSharedReads), writes: make(chan struct{}, MaxLoads),
+	}
+}
+
+// SetShared sets the tier that gateways share; nil is none.
+func (v *Verifier) SetShared(s Shared) {
+	if s == nil {
+		v.shared.Store(nil)
+		return
+	}
+	v.shared.Store(&s)
 }
 
 // SetMinter gives the verifier the secrets and prefixes it recognizes keys by.
@@ -70,6 +92,7 @@ func (v *Verifier) VerifyKey(ctx context.Context, key string, now time.Time) (ve
 	fp := auth.FingerprintOf(key)
 	trusted := v.fence.Trusted(now)
 	if trusted && v.memory.Lookup(&verdict, fp, now) {
+		v.meter.Lookup(TierMemory, hitOf(&verdict))
 		judgeExpiry(&verdict, now)
 		return verdict
 	}
@@ -85,76 +108,31 @@ func (v *Verifier) VerifyKey(ctx context.Context, key string, now time.Time) (ve
 	}
 	hit, flight, lead := v.memory.Join(&verdict, fp, now)
 	if hit {
+		v.meter.Lookup(TierMemory, hitOf(&verdict))
 		judgeExpiry(&verdict, now)
 		return verdict
 	}
+	v.meter.Lookup(TierMemory, Miss)
 	if lead {
 		v.lead(flight, fp)
 	} else if v.hooks.AfterJoin != nil {
 		v.hooks.AfterJoin()
 	}
+	return v.wait(ctx, flight, now)
+}
+
+// wait waits for a flight that this or another request began.
+func (v *Verifier) wait(ctx context.Context, flight *cache.Flight, now time.Time) (verdict auth.Verdict) {
+	waited := v.meter.Wait(ctx)
 	select {
 	case <-flight.Done():
 		verdict = flight.Verdict()
 		judgeExpiry(&verdict, now)
-		return verdict
 	case <-ctx.Done():
-		return auth.Undecided(fmt.Errorf("waiting for a lookup: %w", context.Cause(ctx)))
+		verdict = auth.Undecided(fmt.Errorf("waiting for a lookup: %w", context.Cause(ctx)))
 	}
-}
-
-// lead starts the flight's load, detached from the request that began it.
-func (v *Verifier) lead(f *cache.Flight, fp auth.Fingerprint) {
-	select {
-	case v.slots <- struct{}{}:
-	default:
-		v.memory.Abort(f, auth.Undecided(auth.ErrOverloaded))
-		return
-	}
-	go func() {
-		defer func() { <-v.slots }()
-		ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
-		defer cancel()
-		v.load(ctx, f, fp)
-	}()
-}
-
-// load reads the key until no change overtakes the reading, maxRuns times at
-// most. A fenced reading is neither kept nor returned (design 4.6, Fence).
-func (v *Verifier) load(ctx context.Context, f *cache.Flight, fp auth.Fingerprint) {
-	for run := range maxRuns {
-		if v.hooks.BeforeLoad != nil {
-			v.hooks.BeforeLoad(run)
-		}
-		checked := time.Now()
-		loaded, err := v.keys.LookupKey(ctx, fp)
-		if v.hooks.AfterLoad != nil {
-			v.hooks.AfterLoad(run)
-		}
-		if err != nil {
-			v.memory.Abort(f, auth.Undecided(err))
-			return
-		}
-		verdict := verdictOfKey(loaded.Key)
-		parents := auth.ParentsOf(&verdict.Identity)
-		if v.fence.Fence(loaded.Point, fp, parents) == feed.Ahead {
-			if err := v.fence.LookSoon(ctx); err != nil {
-				v.memory.Abort(f, auth.Undecided(fmt.Errorf("catching up with the journal: %w", err)))
-				return
-			}
-		}
-		landed := v.memory.Land(f, verdict, checked, func() bool {
-			usable := v.fence.Fence(loaded.Point, fp, parents) == feed.Usable
-			if usable && v.hooks.AfterFence != nil {
-				v.hooks.AfterFence()
-			}
-			return usable
-		})
-		if landed {
-			return
-		}
-	}
-	v.memory.Abort(f, auth.Undecided(auth.ErrFenced))
+	waited(&verdict)
+	return verdict
 }
 
 // judgeExpiry turns an identity whose credential has expired into a denial.

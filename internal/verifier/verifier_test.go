@@ -187,7 +187,7 @@ func TestTrace_LandingBetweenRememberAndDrop(t *testing.T) {
 	minter := n.verifier.Minter()
 	looked := make(chan error, 1)
 	release := sync.OnceFunc(func() { close(goOn) })
-	n.verifier = verifier.New(n.memory, n.follower, n, verifier.Hooks{
+	n.verifier = verifier.New(n.memory, n.follower, n, nil, verifier.Hooks{
 		BeforeLoad: func(run int) {
 			if run == 1 { // the landing was refused
 				release()

@@ -1,0 +1,60 @@
+package caddymodule
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/feed"
+	"github.com/caddy-auth/caddy-auth/internal/store"
+)
+
+// journal is the store as the follower sees it.
+type journal struct{ rt *runtime }
+
+func (j journal) open() (*store.DB, error) {
+	if db := j.rt.db.Load(); db != nil {
+		return db, nil
+	}
+	return nil, fmt.Errorf("the store is not open: %w", auth.ErrUnavailable)
+}
+
+// Look implements feed.Journal.
+func (j journal) Look(ctx context.Context, cursor int64) (feed.Look, error) {
+	db, err := j.open()
+	if err != nil {
+		return feed.Look{}, err
+	}
+	l, err := db.Look(ctx, cursor)
+	return feed.Look{
+		Epoch: l.Epoch, First: l.First, Head: l.Head, AtCursor: l.AtCursor, AtCursorOK: l.AtCursorOK,
+		Rows: l.Rows, More: len(l.Rows) == store.MaxLookRows,
+	}, err
+}
+
+// Tail implements feed.Journal.
+func (j journal) Tail(ctx context.Context, since int64) (auth.Epoch, []auth.Change, error) {
+	db, err := j.open()
+	if err != nil {
+		return auth.Epoch{}, nil, err
+	}
+	return db.Tail(ctx, since)
+}
+
+// NewEpoch implements feed.Journal.
+func (j journal) NewEpoch(ctx context.Context, old, next auth.Epoch) error {
+	db, err := j.open()
+	if err != nil {
+		return err
+	}
+	return db.NewEpoch(ctx, old, next)
+}
+
+// Reopen implements feed.Journal.
+func (j journal) Reopen(ctx context.Context) error {
+	db, err := j.open()
+	if err != nil {
+		return err
+	}
+	return db.Reopen(ctx)
+}

@@ -1,0 +1,251 @@
+package redisx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+	"github.com/sony/gobreaker/v2"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+)
+
+// ErrSkipped says that the server failed a moment ago and was not asked.
+var ErrSkipped = errors.New("skipped after a failure")
+
+// errClosed says that the client was closed.
+var errClosed = fmt.Errorf("the Redis client is closed: %w", auth.ErrUnavailable)
+
+// MaxValue is the most that Get reads of a value, in bytes: whoever can write
+// to Redis can't make us read more.
+const MaxValue = 64 << 10
+
+var noMaintNotifications = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+
+// Events are told when the server stops and starts to answer. Fields may be
+// nil. They must not block.
+type Events struct {
+	Down     func(err error)
+	Up       func()
+	ReadOnly func(err error) // it answers but refuses writes
+	Writable func()          // writes work again
+}
+
+// Client talks to one server. It is safe for concurrent use.
+type Client struct {
+	opts   Options
+	events atomic.Pointer[Events]
+
+	mu      sync.Mutex // guards rdb, calls, closed, stop
+	rdb     *redis.Client
+	calls   int
+	closed  bool
+	stop    context.CancelFunc
+	watcher sync.WaitGroup
+
+	reads, writes *gobreaker.CircuitBreaker[[]byte]
+	lastRead      atomic.Pointer[error]
+	lastWrite     atomic.Pointer[error]
+}
+
+// New returns a client that has opened no connection yet.
+func New(o Options) *Client {
+	c := &Client{opts: o.withDefaults()}
+	c.events.Store(&Events{})
+	c.reads = c.breaker("reads", countsAgainstReads, func(open bool) {
+		switch e := c.events.Load(); {
+		case open && e.Down != nil:
+			e.Down(*c.lastRead.Load())
+		case !open && e.Up != nil:
+			e.Up()
+		}
+	})
+	c.writes = c.breaker("writes", countsAgainstWrites, func(open bool) {
+		switch e := c.events.Load(); {
+		case open && e.ReadOnly != nil && c.Up():
+			e.ReadOnly(*c.lastWrite.Load())
+		case !open && e.Writable != nil:
+			e.Writable()
+		}
+	})
+	return c
+}
+
+// breaker opens at the first failure and lets one call through after the
+// retry time.
+func (c *Client) breaker(name string, counts func(error) bool, changed func(open bool)) *gobreaker.CircuitBreaker[[]byte] {
+	var open atomic.Bool
+	return gobreaker.NewCircuitBreaker[[]byte](gobreaker.Settings{
+		Name: name, MaxRequests: 1, Timeout: c.opts.Retry,
+		ReadyToTrip:  func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= 1 },
+		IsSuccessful: func(err error) bool { return !counts(err) },
+		IsExcluded:   func(err error) bool { return errors.Is(err, context.Canceled) || errors.Is(err, errClosed) },
+		OnStateChange: func(_ string, _, to gobreaker.State) {
+			// Half-open is neither: only a change of what people see is told.
+			if to == gobreaker.StateHalfOpen || open.Swap(to == gobreaker.StateOpen) == (to == gobreaker.StateOpen) {
+				return
+			}
+			changed(to == gobreaker.StateOpen)
+		},
+	})
+}
+
+// countsAgainstReads: a missing value is an answer, and so is one of another
+// type, which anybody who can write to Redis can put there.
+func countsAgainstReads(err error) bool {
+	return err != nil && !errors.Is(err, redis.Nil) && !strings.HasPrefix(err.Error(), "WRONGTYPE")
+}
+
+func countsAgainstWrites(err error) bool { return err != nil }
+
+// SetEvents replaces what is told. Events of a client start empty.
+func (c *Client) SetEvents(e Events) { c.events.Store(&e) }
+
+// Describe names the server for people.
+func (c *Client) Describe() string { return c.opts.Describe() }
+
+// Up reports whether the server answered when it was last asked.
+func (c *Client) Up() bool { return c.reads.State() == gobreaker.StateClosed }
+
+// Start begins to ask the server every second whether it is there, so that an
+// outage and its end are noticed without traffic. Called again it does nothing.
+func (c *Client) Start() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stop != nil || c.closed {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	c.stop = cancel
+	c.watcher.Go(func() {
+		tick := time.NewTicker(c.opts.Retry)
+		defer tick.Stop()
+		for {
+			_ = c.Ping(ctx) // the breaker reports it
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+		}
+	})
+}
+
+// Close ends the watching and closes the connections when the calls under way
+// have ended, which their deadline bounds. It does not wait for them.
+func (c *Client) Close() {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return
+	}
+	c.closed = true
+	stop, idle := c.stop, c.calls == 0
+	c.mu.Unlock()
+	if stop != nil {
+		stop()
+		c.watcher.Wait()
+	}
+	if idle {
+		c.closeIdle()
+	}
+}
+
+func (c *Client) closeIdle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.rdb != nil && c.calls == 0 {
+		_ = c.rdb.Close() // nothing is lost with it
+		c.rdb = nil
+	}
+}
+
+// enter returns the library's client, made at the first call.
+func (c *Client) enter() (*redis.Client, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, errClosed
+	}
+	if c.rdb == nil {
+		c.rdb = redis.NewClient(c.opts.client())
+	}
+	c.calls++
+	return c.rdb, nil
+}
+
+func (c *Client) leave() {
+	c.mu.Lock()
+	c.calls--
+	last := c.closed && c.calls == 0
+	c.mu.Unlock()
+	if last {
+		c.closeIdle()
+	}
+}
+
+// call makes one call under the deadline and a breaker.
+func (c *Client) call(ctx context.Context, doing string, b *gobreaker.CircuitBreaker[[]byte], last *atomic.Pointer[error],
+	do func(ctx context.Context, rdb *redis.Client) ([]byte, error),
+) ([]byte, error) {
+	out, err := b.Execute(func() ([]byte, error) {
+		rdb, err := c.enter()
+		if err != nil {
+			return nil, err
+		}
+		defer c.leave()
+		ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
+		defer cancel()
+		out, err := do(ctx, rdb)
+		if err != nil {
+			last.Store(&err)
+		}
+		return out, err
+	})
+	switch {
+	case err == nil:
+		return out, nil
+	case errors.Is(err, redis.Nil):
+		return nil, auth.ErrNotFound
+	case errors.Is(err, gobreaker.ErrOpenState), errors.Is(err, gobreaker.ErrTooManyRequests):
+		return nil, fmt.Errorf("%s %s: %w: %w", doing, c.Describe(), ErrSkipped, auth.ErrUnavailable)
+	case strings.HasPrefix(err.Error(), "WRONGTYPE"):
+		return nil, fmt.Errorf("%s %s: a value of another type: %w", doing, c.Describe(), auth.ErrCorrupt)
+	}
+	return nil, fmt.Errorf("%s %s: %w: %w", doing, c.Describe(), auth.ErrUnavailable, err)
+}
+
+// Get returns a value, at most its first MaxValue bytes. A missing or empty
+// one is auth.ErrNotFound, one of another type auth.ErrCorrupt, anything else
+// auth.ErrUnavailable.
+func (c *Client) Get(ctx context.Context, name string) ([]byte, error) {
+	out, err := c.call(ctx, "reading from", c.reads, &c.lastRead, func(ctx context.Context, rdb *redis.Client) ([]byte, error) {
+		return rdb.GetRange(ctx, name, 0, MaxValue-1).Bytes()
+	})
+	if err == nil && len(out) == 0 {
+		return nil, auth.ErrNotFound
+	}
+	return out, err
+}
+
+// Set stores a value for ttl.
+func (c *Client) Set(ctx context.Context, name string, value []byte, ttl time.Duration) error {
+	_, err := c.call(ctx, "writing to", c.writes, &c.lastWrite, func(ctx context.Context, rdb *redis.Client) ([]byte, error) {
+		return nil, rdb.Set(ctx, name, value, ttl).Err()
+	})
+	return err
+}
+
+// Ping asks whether the server answers.
+func (c *Client) Ping(ctx context.Context) error {
+	_, err := c.call(ctx, "asking", c.reads, &c.lastRead, func(ctx context.Context, rdb *redis.Client) ([]byte, error) {
+		return nil, rdb.Ping(ctx).Err()
+	})
+	return err
+}

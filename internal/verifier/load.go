@@ -1,0 +1,166 @@
+package verifier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/cache"
+	"github.com/caddy-auth/caddy-auth/internal/feed"
+)
+
+const (
+	// MaxLoads is how many lookups may be under way toward the store.
+	MaxLoads = 64
+	// MaxSharedReads is how many may be under way toward the shared tier; more
+	// go to the store at once.
+	MaxSharedReads = 256
+	// maxRuns is how often a load that a change overtook runs in all.
+	maxRuns = 3
+	// loadTimeout bounds one flight, whoever waits for it.
+	loadTimeout = 5 * time.Second
+)
+
+// lead starts the flight's load, detached from the request that began it.
+func (v *Verifier) lead(f *cache.Flight, fp auth.Fingerprint) {
+	shared := v.shared.Load()
+	if shared != nil && !take(v.reads) {
+		shared = nil
+	}
+	if shared == nil {
+		if !v.takeSlot(f) {
+			return
+		}
+		go v.run(f, fp, nil)
+		return
+	}
+	go v.run(f, fp, *shared)
+}
+
+// run looks in the shared tier, whose slot the caller took, then in the store.
+func (v *Verifier) run(f *cache.Flight, fp auth.Fingerprint, shared Shared) {
+	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
+	defer cancel()
+	var old *cache.Record
+	if shared != nil {
+		landed, record := v.loadShared(ctx, f, fp, shared)
+		<-v.reads
+		if landed || !v.takeSlot(f) {
+			return
+		}
+		old = record
+	}
+	record, ok := v.loadStore(ctx, f, fp, old)
+	<-v.slots
+	if ok && shared != nil && record.Verdict.Outcome == auth.Allow && take(v.writes) {
+		_ = shared.Put(ctx, fp, record) // the tier reports its own failures; the request has its answer
+		<-v.writes
+	}
+}
+
+func take(slots chan struct{}) bool {
+	select {
+	case slots <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+// takeSlot takes a slot toward the store, or ends the flight.
+func (v *Verifier) takeSlot(f *cache.Flight) bool {
+	if take(v.slots) {
+		return true
+	}
+	v.meter.Lookup(TierStore, Overloaded)
+	v.memory.Abort(f, auth.Undecided(auth.ErrOverloaded))
+	return false
+}
+
+// loadShared lands the flight with a shared record. A record that is missing,
+// unreadable, fenced or ahead of the cursor is a miss; one that is older than
+// the memory tier keeps things is returned, for when the store is away.
+func (v *Verifier) loadShared(ctx context.Context, f *cache.Flight, fp auth.Fingerprint, shared Shared) (landed bool, old *cache.Record) {
+	began := time.Now()
+	record, err := shared.Get(ctx, fp)
+	v.meter.Took(TierShared, time.Since(began))
+	switch {
+	case errors.Is(err, auth.ErrNotFound):
+		v.meter.Lookup(TierShared, Miss)
+		return false, nil
+	case errors.Is(err, auth.ErrCorrupt):
+		v.meter.Lookup(TierShared, Refused)
+		return false, nil
+	case err != nil:
+		v.meter.Lookup(TierShared, Failed)
+		return false, nil
+	}
+	if v.hooks.AfterShared != nil {
+		v.hooks.AfterShared(record)
+	}
+	if time.Since(record.Checked) >= v.memory.TTL() {
+		v.meter.Lookup(TierShared, Miss)
+		return false, &record
+	}
+	return v.landShared(f, fp, &record), nil
+}
+
+func (v *Verifier) landShared(f *cache.Flight, fp auth.Fingerprint, record *cache.Record) bool {
+	parents := auth.ParentsOf(&record.Verdict.Identity)
+	if !v.memory.Land(f, record.Verdict, record.Checked, func() bool {
+		return v.fence.Fence(record.Point, fp, parents) == feed.Usable
+	}) {
+		v.meter.Lookup(TierShared, Fenced)
+		return false
+	}
+	v.meter.Lookup(TierShared, Hit)
+	return true
+}
+
+// loadStore reads the key until no change overtakes the reading, maxRuns times
+// at most. A fenced reading is neither kept nor returned (design 4.6, Fence).
+// old is used if the store can't be asked.
+func (v *Verifier) loadStore(ctx context.Context, f *cache.Flight, fp auth.Fingerprint, old *cache.Record) (record cache.Record, ok bool) {
+	for run := range maxRuns {
+		if v.hooks.BeforeLoad != nil {
+			v.hooks.BeforeLoad(run)
+		}
+		checked := time.Now()
+		loaded, err := v.keys.LookupKey(ctx, fp)
+		v.meter.Took(TierStore, time.Since(checked))
+		if v.hooks.AfterLoad != nil {
+			v.hooks.AfterLoad(run)
+		}
+		if err != nil {
+			v.meter.Lookup(TierStore, Failed)
+			if old == nil || !v.landShared(f, fp, old) {
+				v.memory.Abort(f, auth.Undecided(err))
+			}
+			return record, false
+		}
+		verdict := verdictOfKey(loaded.Key)
+		parents := auth.ParentsOf(&verdict.Identity)
+		if v.fence.Fence(loaded.Point, fp, parents) == feed.Ahead {
+			if err := v.fence.LookSoon(ctx); err != nil {
+				v.memory.Abort(f, auth.Undecided(fmt.Errorf("catching up with the journal: %w", err)))
+				return record, false
+			}
+		}
+		landed := v.memory.Land(f, verdict, checked, func() bool {
+			usable := v.fence.Fence(loaded.Point, fp, parents) == feed.Usable
+			if usable && v.hooks.AfterFence != nil {
+				v.hooks.AfterFence()
+			}
+			return usable
+		})
+		if landed {
+			v.meter.Lookup(TierStore, hitOf(&verdict))
+			return cache.Record{Verdict: verdict, Point: loaded.Point, Checked: checked}, true
+		}
+		v.meter.Lookup(TierStore, Fenced)
+	}
+	v.memory.Abort(f, auth.Undecided(auth.ErrFenced))
+	return record, false
+}
