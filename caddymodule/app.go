@@ -73,6 +73,9 @@ type App struct {
 	// The identity headers upstreams see, on every site.
 	IdentityHeaders *IdentityHeaders `json:"identity_headers,omitempty"`
 
+	// Load although logs would print credentials.
+	UnsafeLogs *UnsafeLogs `json:"unsafe_logs,omitempty"`
+
 	// The beginning of the "type" of every problem answer.
 	// Default: urn:caddy-auth:problem:
 	ProblemTypes string `json:"problem_types,omitempty"`
@@ -95,6 +98,12 @@ type CacheConfig struct {
 	NegativeSize int `json:"negative_size,omitempty"`
 	// How long a denial is kept. Default: 10s.
 	NegativeTTL caddy.Duration `json:"negative_ttl,omitempty"`
+}
+
+// UnsafeLogs accepts logs that print credentials.
+type UnsafeLogs struct {
+	// The logs by name, "default" for the global one. None: all.
+	Loggers []string `json:"loggers,omitempty"`
 }
 
 // QueryAllowance lifts query names, and the JWT shape under them, on paths.
@@ -122,6 +131,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	if err := a.check(); err != nil {
 		return err
+	}
+	masker.AddHeaders(a.KeyHeaders...)
+	if err := a.checkLogs(ctx); err != nil {
+		return hinted(err)
 	}
 	if err := metrics.register(ctx.GetMetricsRegistry()); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)

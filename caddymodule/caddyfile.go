@@ -79,6 +79,7 @@ func block(d *caddyfile.Dispenser, what string, each map[string]func(*caddyfile.
 //		allow_query <names...> [<paths...>]
 //		identity_headers {...}
 //		problem_types <base>
+//		unsafe_logs [<logs...>]
 //	}
 func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 	d.Next() // "auth"
@@ -102,6 +103,10 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 		"allow_query":      queryAllowance(&app.AllowQuery),
 		"identity_headers": identityHeaders(&app.IdentityHeaders),
 		"problem_types":    text(&app.ProblemTypes),
+		"unsafe_logs": func(d *caddyfile.Dispenser) error {
+			app.UnsafeLogs = &UnsafeLogs{Loggers: d.RemainingArgs()}
+			return nil
+		},
 	})
 	if err != nil {
 		return nil, err

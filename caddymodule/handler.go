@@ -150,8 +150,12 @@ func (h *Handler) checkServer(srv *caddyhttp.Server) error {
 			errs = append(errs, fmt.Errorf("header %s carries a credential and would also be an identity header", name))
 		}
 	}
+	masker.AddHeaders(h.sources.KeyHeaders()...)
 	if srv == nil {
 		return errors.Join(errs...)
+	}
+	if srv.Logs != nil && srv.Logs.ShouldLogCredentials && h.app.UnsafeLogs == nil {
+		errs = append(errs, errors.New("log_credentials makes Caddy print Authorization headers and cookies: remove it from the servers options, or put unsafe_logs into the global auth block"))
 	}
 	for _, name := range append(append([]string{}, srv.ExpectedUnderscoreHeaders...), srv.ExpectedDotHeaders...) {
 		if h.policy.Claims(name) {

@@ -31,6 +31,7 @@ func newHandler(t testing.TB) (*Handler, string) {
 	cfg := &caddy.Config{
 		Admin:   &caddy.AdminConfig{Disabled: true},
 		AppsRaw: caddy.ModuleMap{"auth": raw},
+		Logging: &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{EncoderRaw: json.RawMessage(`{"format":"auth_redact"}`)}}}},
 	}
 	ctx, err := caddy.ProvisionContext(cfg)
 	if err != nil {

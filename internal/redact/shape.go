@@ -91,9 +91,11 @@ func runHasJWT(run []byte) bool {
 	}
 }
 
+// shortestHeader is the length of {"alg":""} in base64url.
+const shortestHeader = 12
+
 func isJOSEHeader(part []byte) bool {
-	const shortest = 12 // {"alg":""} in base64url
-	if len(part) < shortest {
+	if len(part) < shortestHeader {
 		return false
 	}
 	raw := make([]byte, base64.RawURLEncoding.DecodedLen(len(part)))

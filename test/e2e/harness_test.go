@@ -144,7 +144,7 @@ func (g *gateway) load(o options) error {
 	storage file_system %[1]s/caddy
 	log {
 		output file %[1]s/log.json
-		format json
+		format auth_redact
 		level DEBUG
 	}
 	%[2]s

@@ -118,6 +118,7 @@ func (b *bench) start(ctx context.Context, name, upstream, directive string) (*p
 	auto_https off
 	log {
 		level ERROR
+		format auth_redact
 	}
 	auth {
 		store sqlite %s
