@@ -102,6 +102,7 @@ type options struct {
 	site   string // in the site, before reverse_proxy
 	raw    string // the whole site instead
 	dir    string // of another gateway, to start again on its store
+	full   string // the whole configuration instead
 }
 
 func freeAddr(t testing.TB) string {
@@ -136,8 +137,22 @@ func (g *gateway) load(o options) error {
 	if site == "" {
 		site = fmt.Sprintf("http://%s {\n%s\nreverse_proxy {upstream}\n}", g.addr, o.site)
 	}
-	site = strings.NewReplacer("{upstream}", g.upstream.Listener.Addr().String(), "{addr}", g.addr, "{dir}", g.dir).Replace(site)
-	g.config = fmt.Sprintf(`{
+	fill := strings.NewReplacer("{upstream}", g.upstream.Listener.Addr().String(), "{addr}", g.addr, "{dir}", g.dir)
+	site = fill.Replace(site)
+	g.config = fill.Replace(o.full)
+	if o.full == "" {
+		g.config = g.text(o, site)
+	}
+	text, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(g.config), map[string]any{"filename": "Caddyfile"})
+	if err != nil {
+		return err
+	}
+	return caddy.Load(text, true)
+}
+
+// text is the configuration of one site.
+func (g *gateway) text(o options, site string) string {
+	return fmt.Sprintf(`{
 	admin off
 	persist_config off
 	auto_https off
@@ -156,11 +171,6 @@ func (g *gateway) load(o options) error {
 }
 %[4]s
 `, g.dir, o.global, o.auth, site)
-	text, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(g.config), map[string]any{"filename": "Caddyfile"})
-	if err != nil {
-		return err
-	}
-	return caddy.Load(text, true)
 }
 
 // answers waits until a connection made after a reload is answered: Caddy may

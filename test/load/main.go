@@ -116,7 +116,29 @@ func (b *bench) measure(ctx context.Context) ([]figure, error) {
 	if err := b.duet(ctx, &forged, base1, gw, plainRequests(base1, b.keys), keyRequests(gw, b.keys, "0"), 401); err != nil {
 		return nil, err
 	}
-	return []figure{aa, floor, hit, check, forged}, nil
+	base1.stop()
+	headers.stop()
+	gw.stop()
+	logs := figure{name: "access log to a file: auth_redact / stock JSON", bound: 1.10}
+	if err := b.measureLogs(ctx, &logs, up.Addr().String()); err != nil {
+		return nil, err
+	}
+	return []figure{aa, floor, hit, check, forged, logs}, nil
+}
+
+// measureLogs compares two gateways that write an access log.
+func (b *bench) measureLogs(ctx context.Context, f *figure, upstream string) error {
+	stock, err := b.startLogging(ctx, "json", upstream)
+	if err != nil {
+		return err
+	}
+	defer stock.stop()
+	redacting, err := b.startLogging(ctx, "auth_redact", upstream)
+	if err != nil {
+		return err
+	}
+	defer redacting.stop()
+	return b.duet(ctx, f, stock, redacting, keyRequests(stock, b.keys, ""), keyRequests(redacting, b.keys, ""), 200)
 }
 
 // duet loads both processes at once, pair after pair, and adds the ratios of

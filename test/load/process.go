@@ -106,6 +106,16 @@ func (b *bench) makeKeys(ctx context.Context, backend *sqlite.Backend, keys int)
 
 // start runs the binary with a site that proxies, with a directive before it.
 func (b *bench) start(ctx context.Context, name, upstream, directive string) (*process, error) {
+	return b.startWith(ctx, name, upstream, directive, "auth_redact", "")
+}
+
+// startLogging also writes an access log in a format.
+func (b *bench) startLogging(ctx context.Context, format, upstream string) (*process, error) {
+	directive := fmt.Sprintf("log {\noutput file %s\nformat %s\n}\nauth", filepath.Join(b.dir, format+".log"), format)
+	return b.startWith(ctx, "log-"+format, upstream, directive, format, "unsafe_logs")
+}
+
+func (b *bench) startWith(ctx context.Context, name, upstream, directive, format, more string) (*process, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -118,9 +128,10 @@ func (b *bench) start(ctx context.Context, name, upstream, directive string) (*p
 	auto_https off
 	log {
 		level ERROR
-		format auth_redact
+		format %s
 	}
 	auth {
+		%s
 		store sqlite %s
 		cache {
 			size %d
@@ -136,7 +147,7 @@ http://%s {
 		}
 	}
 }
-`, filepath.Join(b.dir, "auth.db"), 2*len(b.keys), addr, directive, upstream)
+`, format, more, filepath.Join(b.dir, "auth.db"), 2*len(b.keys), addr, directive, upstream)
 	file := filepath.Join(b.dir, name+".caddyfile")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return nil, err
