@@ -22,6 +22,13 @@ var ErrSkipped = errors.New("skipped after a failure")
 // errClosed says that the client was closed.
 var errClosed = fmt.Errorf("the Redis client is closed: %w", auth.ErrUnavailable)
 
+// The library would print to stderr what it also returns as an error.
+func init() { redis.SetLogger(silence{}) }
+
+type silence struct{}
+
+func (silence) Printf(context.Context, string, ...any) {}
+
 // MaxValue is the most that Get reads of a value, in bytes: whoever can write
 // to Redis can't make us read more.
 const MaxValue = 64 << 10

@@ -390,4 +390,3 @@ func TestCanary_TheTestFindsWhatIsThere(t *testing.T) {
 		}
 	}
 }
-
