@@ -15,6 +15,7 @@ func init() {
 	httpcaddyfile.RegisterHandlerDirective("auth_require", parseRequire)
 	// Each goes directly before redir, so they end up in this order and after
 	// everything that answers nothing.
+	httpcaddyfile.RegisterDirectiveOrder("auth_health", httpcaddyfile.Before, "redir")
 	httpcaddyfile.RegisterDirectiveOrder("auth", httpcaddyfile.Before, "redir")
 	httpcaddyfile.RegisterDirectiveOrder("auth_require", httpcaddyfile.Before, "redir")
 }

@@ -28,6 +28,7 @@ import (
 //		allow_jwt_path <paths...>
 //		ambiguous_paths refuse|allow
 //		preflight pass
+//		early_data refuse|allow
 //		optional
 //		forward_credential
 //		errors problem|handle_errors
@@ -72,6 +73,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"allow_jwt_path":     h.parseJWTPaths,
 		"ambiguous_paths":    choice(&h.AmbiguousPaths, "refuse", "allow"),
 		"preflight":          choice(&h.Preflight, "pass"),
+		"early_data":         choice(&h.EarlyData, "refuse", "allow"),
 		"optional":           flag(&h.Optional),
 		"forward_credential": flag(&h.ForwardCredential),
 		"errors":             choice(&h.Errors, "problem", "handle_errors"),

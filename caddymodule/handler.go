@@ -61,6 +61,11 @@ type Handler struct {
 	// "pass" lets CORS preflight requests through without a credential.
 	Preflight string `json:"preflight,omitempty"`
 
+	// "allow" lets requests that came as TLS early data through, which anybody
+	// can replay: by default those with an unsafe method, or with a credential
+	// that is bound to networks, get 425 and are sent again by their client.
+	EarlyData string `json:"early_data,omitempty"`
+
 	// Let requests without a credential through, as anonymous.
 	Optional bool `json:"optional,omitempty"`
 
@@ -190,6 +195,7 @@ func (h *Handler) compileSite() (*verifier.Site, error) {
 	errs = append(errs,
 		oneOf("ambiguous_paths", h.AmbiguousPaths, "", "refuse", "allow"),
 		oneOf("preflight", h.Preflight, "", "pass"),
+		oneOf("early_data", h.EarlyData, "", "refuse", "allow"),
 		oneOf("errors", h.Errors, "", "problem", "handle_errors"))
 	rules.AllowAmbiguous, rules.PreflightPass = h.AmbiguousPaths == "allow", h.Preflight == "pass"
 	site, err := verifier.NewSite(rules)
@@ -259,6 +265,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.passAnonymous(w, r, next, true)
 	case presented.Refusal != nil:
 		return h.refuse(w, r, presented.Refusal, nil)
+	case h.tooEarly(r) && !verifier.SafeMethod(r.Method):
+		return h.refuse(w, r, verifier.TooEarlyRefusal(), nil)
 	case presented.Credential == "":
 		if h.Optional {
 			return h.passAnonymous(w, r, next, false)
@@ -276,6 +284,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	if refusal := h.site.JudgeIdentity(&verdict.Identity, h.addresses.of(r, &verdict.Identity)); refusal != nil {
 		return h.refuse(w, r, refusal, &verdict.Identity)
+	}
+	if verdict.Identity.Networks != "" && h.tooEarly(r) {
+		return h.refuse(w, r, verifier.TooEarlyRefusal(), &verdict.Identity)
 	}
 	h.warnPlainHTTP(r)
 	metrics.allowed[verdict.Identity.Method].Inc()
@@ -323,6 +334,9 @@ func (h *Handler) again(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 		return h.refuse(w, r, h.sources.MissingRefusal(), nil)
 	}
 	if !target.Public {
+		if h.tooEarly(r) && (c.identity.Networks != "" || !verifier.SafeMethod(r.Method)) {
+			return h.refuse(w, r, verifier.TooEarlyRefusal(), &c.identity)
+		}
 		if c.identity.Expired(time.Now()) {
 			return h.refuse(w, r, verifier.DenialRefusal(auth.ReasonExpired), &c.identity)
 		}
@@ -340,6 +354,20 @@ func originalTarget(r *http.Request) string {
 		return or.RequestURI
 	}
 	return r.RequestURI
+}
+
+// tooEarly reports whether a request came as early data (RFC 8470), to us or,
+// as it says, to a proxy before us, and this site minds. Who lies about it is
+// only treated more strictly.
+func (h *Handler) tooEarly(r *http.Request) bool {
+	if h.EarlyData == "allow" {
+		return false
+	}
+	if r.TLS != nil && !r.TLS.HandshakeComplete {
+		return true
+	}
+	v := r.Header["Early-Data"]
+	return len(v) > 0 && v[0] == "1"
 }
 
 // warnPlainHTTP says once that keys cross a network in clear.

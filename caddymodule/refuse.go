@@ -24,14 +24,27 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, refusal *auth.R
 	instance := "urn:uuid:" + uuid.NewString()
 	h.logRefusal(r, refusal, id, instance)
 	closeUnread(w, r)
-	if h.Errors == "handle_errors" {
+	if h.Errors == "handle_errors" && !problem.IsGRPC(r) {
 		status := h.problems.SetHeaders(w.Header(), refusal)
-		return caddyhttp.Error(status, refusal)
+		return caddyhttp.Error(status, &refusedError{h, refusal, instance})
 	}
 	// The answer is given; that it could not be written is no error of the site's.
-	_ = h.problems.Write(w, r.Method, refusal, instance)
+	_ = h.problems.Write(w, r, refusal, instance)
 	return nil
 }
+
+// refusedError is a refusal on its way to the error routes.
+type refusedError struct {
+	handler  *Handler
+	refusal  *auth.Refusal
+	instance string
+}
+
+// Error implements error. It contains no input.
+func (e *refusedError) Error() string { return e.refusal.Error() }
+
+// Unwrap gives the refusal.
+func (e *refusedError) Unwrap() error { return e.refusal }
 
 func (h *Handler) logRefusal(r *http.Request, refusal *auth.Refusal, id *auth.Identity, instance string) {
 	reason := refusal.Reason

@@ -13,6 +13,7 @@ const (
 	CodeInsufficientScope Code = "insufficient_scope"
 	CodeNetworkNotAllowed Code = "network_not_allowed"
 	CodeNotAllowed        Code = "not_allowed"
+	CodeTooEarly          Code = "too_early"
 	CodeUnavailable       Code = "verification_unavailable"
 )
 

@@ -34,6 +34,7 @@ var kinds = map[auth.Code]kind{
 	auth.CodeInsufficientScope: {http.StatusForbidden, "Insufficient scope"},
 	auth.CodeNetworkNotAllowed: {http.StatusForbidden, "Network not allowed"},
 	auth.CodeNotAllowed:        {http.StatusForbidden, "Not allowed"},
+	auth.CodeTooEarly:          {http.StatusTooEarly, "Too early"},
 	auth.CodeUnavailable:       {http.StatusServiceUnavailable, "Verification unavailable"},
 }
 
@@ -72,9 +73,9 @@ type body struct {
 	Type     string `json:"type"`
 	Title    string `json:"title"`
 	Status   int    `json:"status"`
-	Detail   string `json:"detail"`
-	Instance string `json:"instance"`
-	Code     string `json:"code"`
+	Detail   string `json:"detail,omitempty"`
+	Instance string `json:"instance,omitempty"`
+	Code     string `json:"code,omitempty"`
 }
 
 // SetHeaders sets the headers that belong to a refusal whoever writes its
@@ -91,27 +92,48 @@ func (p *Writer) SetHeaders(h http.Header, r *auth.Refusal) int {
 	return status
 }
 
-// Write answers with a refusal. instance is urn:uuid:…, the same as in the
-// decision log.
-func (p *Writer) Write(w http.ResponseWriter, method string, r *auth.Refusal, instance string) error {
+// Write answers with a refusal: a problem, or what gRPC understands where the
+// request is gRPC. instance is urn:uuid:…, the same as in the decision log.
+func (p *Writer) Write(w http.ResponseWriter, req *http.Request, r *auth.Refusal, instance string) error {
 	status := p.SetHeaders(w.Header(), r)
-	var text bytes.Buffer
-	enc := json.NewEncoder(&text)
-	enc.SetEscapeHTML(false) // it is no HTML, and people read it
-	err := enc.Encode(body{
+	if kind, ok := grpcType(req); ok {
+		writeGRPC(w, kind, status, r.Detail)
+		return nil
+	}
+	return write(w, req.Method, body{
 		Type: p.typeBase + string(r.Code), Title: kinds[r.Code].title, Status: status,
 		Detail: r.Detail, Instance: instance, Code: string(r.Code),
 	})
-	if err != nil {
+}
+
+// WriteStatus answers with a problem that says no more than the status
+// (RFC 9457, 4.2.1), for errors that are not ours.
+func WriteStatus(w http.ResponseWriter, req *http.Request, status int) error {
+	if status < 400 || http.StatusText(status) == "" {
+		status = http.StatusInternalServerError
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	if kind, ok := grpcType(req); ok {
+		writeGRPC(w, kind, status, http.StatusText(status))
+		return nil
+	}
+	return write(w, req.Method, body{Type: "about:blank", Title: http.StatusText(status), Status: status})
+}
+
+func write(w http.ResponseWriter, method string, b body) error {
+	var text bytes.Buffer
+	enc := json.NewEncoder(&text)
+	enc.SetEscapeHTML(false) // it is no HTML, and people read it
+	if err := enc.Encode(b); err != nil {
 		return fmt.Errorf("writing a problem: %w", err)
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.Header().Set("Content-Length", strconv.Itoa(text.Len()))
-	w.WriteHeader(status)
+	w.WriteHeader(b.Status)
 	if method == http.MethodHead {
 		return nil
 	}
-	_, err = w.Write(text.Bytes())
+	_, err := w.Write(text.Bytes())
 	return err
 }
 

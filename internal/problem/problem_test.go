@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
@@ -32,7 +33,7 @@ func TestWrite(t *testing.T) {
 		"nobody_knows":             {500, "", ""},
 	} {
 		rec := httptest.NewRecorder()
-		if err := w.Write(rec, http.MethodGet, &auth.Refusal{Code: code, Detail: "<d>", Reason: "secret reason", Scopes: "a b"}, "urn:uuid:1"); err != nil {
+		if err := w.Write(rec, httptest.NewRequest(http.MethodGet, "/", nil), &auth.Refusal{Code: code, Detail: "<d>", Reason: "secret reason", Scopes: "a b"}, "urn:uuid:1"); err != nil {
 			t.Fatal(err)
 		}
 		h := rec.Header()
@@ -52,7 +53,56 @@ func TestWrite(t *testing.T) {
 		}
 	}
 	rec := httptest.NewRecorder()
-	if err := w.Write(rec, http.MethodHead, &auth.Refusal{Code: auth.CodeMissingCredential}, "x"); err != nil || rec.Body.Len() > 0 || rec.Code != 401 {
+	if err := w.Write(rec, httptest.NewRequest(http.MethodHead, "/", nil), &auth.Refusal{Code: auth.CodeMissingCredential}, "x"); err != nil || rec.Body.Len() > 0 || rec.Code != 401 {
 		t.Errorf("HEAD: %d with %d bytes, %v", rec.Code, rec.Body.Len(), err)
+	}
+}
+
+func TestWrite_GRPC(t *testing.T) {
+	w, err := problem.NewWriter("", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for kind, grpc := range map[string]bool{
+		"application/grpc": true, "application/grpc+proto": true, "application/grpc; charset=utf-8": true, "application/grpc-web+proto": true, "application/grpc-web-text": true,
+		"application/grpcish": false, "application/json": false, "": false, "application/connect+proto": false,
+	} {
+		for code, status := range map[auth.Code]string{
+			auth.CodeCredentialInQuery: "3", auth.CodeMissingCredential: "16", auth.CodeInvalidCredential: "16", auth.CodeInsufficientScope: "7", auth.CodeUnavailable: "14", auth.CodeTooEarly: "14",
+		} {
+			r := httptest.NewRequest(http.MethodPost, "/pkg.Service/Method", nil)
+			if kind != "" {
+				r.Header.Set("Content-Type", kind)
+			}
+			rec := httptest.NewRecorder()
+			if err := w.Write(rec, r, &auth.Refusal{Code: code, Detail: "50 % of é"}, "urn:uuid:x"); err != nil {
+				t.Fatal(err)
+			}
+			h := rec.Header()
+			if !grpc {
+				if rec.Code != problem.Status(code) || h.Get("Grpc-Status") != "" || h.Get("Content-Type") != "application/problem+json" {
+					t.Errorf("%s: %d %v", kind, rec.Code, h)
+				}
+				continue
+			}
+			if rec.Code != 200 || rec.Body.Len() != 0 || h.Get("Grpc-Status") != status || h.Get("Grpc-Message") != "50 %25 of %C3%A9" || !strings.HasPrefix(kind, h.Get("Content-Type")) {
+				t.Errorf("%s %s: %d %v %q", kind, code, rec.Code, h, rec.Body)
+			}
+		}
+	}
+	get := httptest.NewRequest(http.MethodGet, "/", nil)
+	get.Header.Set("Content-Type", "application/grpc")
+	if problem.IsGRPC(get) {
+		t.Error("gRPC is POST")
+	}
+}
+
+func TestWriteStatus(t *testing.T) {
+	rec := httptest.NewRecorder()
+	if err := problem.WriteStatus(rec, httptest.NewRequest(http.MethodGet, "/", nil), 502); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.TrimSpace(rec.Body.String()); rec.Code != 502 || got != `{"type":"about:blank","title":"Bad Gateway","status":502}` {
+		t.Errorf("%d %s", rec.Code, got)
 	}
 }

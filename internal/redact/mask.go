@@ -143,7 +143,7 @@ func (m *Masker) clean(s string) bool {
 
 // Kinds of characters, as clean tells them apart.
 const (
-	charOther = iota
+	charOther  = iota
 	charWord   // of a key or a JWT
 	charDot    // between the parts of a JWT
 	charBase64 // of the other base64 alphabet

@@ -179,6 +179,22 @@ func IsPreflight(method string, h http.Header) bool {
 	return method == http.MethodOptions && len(h["Origin"]) > 0 && len(h["Access-Control-Request-Method"]) > 0
 }
 
+// SafeMethod reports whether a request's method promises to change nothing, so
+// that it may be replayed (RFC 9110, 9.2.1).
+func SafeMethod(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return true
+	}
+	return false
+}
+
+// TooEarlyRefusal is the answer to early data that could be a replay
+// (RFC 8470, 5.2).
+func TooEarlyRefusal() *auth.Refusal {
+	return &auth.Refusal{Code: auth.CodeTooEarly, Detail: "the request came as TLS early data, which anybody could replay: send it again when the handshake is complete"}
+}
+
 // DenialRefusal is what a client sees of a denied credential: one sentence
 // for all reasons, so that nothing is learnt by trying.
 func DenialRefusal(r auth.Reason) *auth.Refusal {

@@ -244,6 +244,7 @@ func clients(t *testing.T, plain, https string) map[string]func(planted) int {
 					return 0
 				}
 			}
+			req.Host = "localhost"
 			req.Header = p.header.Clone()
 			res, err := rt.RoundTrip(req)
 			if err != nil {
@@ -302,14 +303,26 @@ func canaryRun(t *testing.T, format, unsafe string) (found []string, statuses ma
 		"{leaky}", leaky.Listener.Addr().String(), "{format}", format, "{unsafe}", unsafe).Replace(canaryConfig)
 	conf = strings.ReplaceAll(conf, "http://127.0.0.1:"+port(plain), "http://:"+port(plain))
 	g := start(t, options{full: conf})
+	eventually(t, "a certificate", func() bool {
+		conn, err := tls.Dial("tcp", https, insecureTLS())
+		return err == nil && conn.Close() == nil
+	})
 	stopMonitor := monitor(t, r.Addr)
 	c := canaries{key: g.key(manage.KeySpec{Owner: "canary"}).Text.Reveal(), secret: "s3cret-canary-0123456789-abcdefghij"}
 	statuses = map[int]int{}
 	all := c.plant()
 	drive := func(requests []planted) {
-		for _, send := range clients(t, plain, https) {
+		for proto, send := range clients(t, plain, https) {
+			answers := 0
 			for _, p := range requests {
-				statuses[send(p)]++
+				status := send(p)
+				statuses[status]++
+				if status != 0 {
+					answers++
+				}
+			}
+			if answers < len(requests)/2 {
+				t.Errorf("%s: only %d of %d requests were answered", proto, answers, len(requests))
 			}
 		}
 	}

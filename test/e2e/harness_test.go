@@ -137,7 +137,7 @@ func (g *gateway) load(o options) error {
 	if site == "" {
 		site = fmt.Sprintf("http://%s {\n%s\nreverse_proxy {upstream}\n}", g.addr, o.site)
 	}
-	fill := strings.NewReplacer("{upstream}", g.upstream.Listener.Addr().String(), "{addr}", g.addr, "{dir}", g.dir)
+	fill := strings.NewReplacer("{upstream}", g.upstream.Listener.Addr().String(), "{addr}", g.addr, "{port}", port(g.addr), "{dir}", g.dir)
 	site = fill.Replace(site)
 	g.config = fill.Replace(o.full)
 	if o.full == "" {
