@@ -7,6 +7,10 @@ missing=()
 need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
 need curl curl
 need redis-server redis-server
+need python3 python3
+need fcgiwrap fcgiwrap
+need chromium chromium
+compgen -G '/usr/sbin/php-fpm*' >/dev/null || missing+=(php-fpm)
 
 [ ${#missing[@]} -eq 0 ] && exit 0
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
