@@ -39,6 +39,9 @@ type target struct {
 	prefix       string
 	environments []string // that sites accept; nil: not known
 	from         string
+
+	app    *App   // as configured; nil without a configuration
+	config []byte // as JSON
 }
 
 func targetFlags(cmd *cobra.Command) {
@@ -162,7 +165,7 @@ func targetOfConfig(path, adapter string) (*target, error) {
 			return nil, fmt.Errorf("reading the auth app in %s: %w", path, err)
 		}
 	}
-	t := &target{prefix: app.KeyPrefix, from: path, environments: acceptedEnvironments(config.Apps["http"])}
+	t := &target{prefix: app.KeyPrefix, from: path, app: app, config: text, environments: acceptedEnvironments(config.Apps["http"])}
 	if t.prefix == "" {
 		t.prefix = DefaultKeyPrefix
 	}

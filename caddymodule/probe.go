@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"errors"
-	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -135,9 +134,15 @@ func (a *App) checkLogs(ctx caddy.Context) error {
 	return auth.WithHint(errors.New(unsafeText(refused)), "unsafe_logs in the global auth block loads it all the same")
 }
 
+// The text of the refusal begins with these, around the names of the logs.
+const (
+	unsafeStart = "these logs would print credentials: "
+	unsafeRest  = ". Caddy prints X-API-Key and queries in clear. "
+)
+
 func unsafeText(logs []string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "these logs would print credentials: %s. Caddy prints X-API-Key and queries in clear. ", strings.Join(logs, ", "))
+	b.WriteString(unsafeStart + strings.Join(logs, ", ") + unsafeRest)
 	b.WriteString("Add to the global options:\n\tlog {\n\t\tformat auth_redact\n\t}\n")
 	b.WriteString("and to every log directive of a site:\n\tlog {\n\t\tformat auth_redact\n\t}\n")
 	b.WriteString("auth_redact goes outermost, another format inside with wrap. This covers every site of the process, those without auth too")

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/secret"
@@ -146,6 +147,27 @@ func (d *DB) EnsureSealing(ctx context.Context, actor string, ring *secret.Ring)
 }
 
 const queryStoreID = `SELECT value FROM store_meta WHERE name = 'store_id'`
+
+// ID returns the store's id, which a copy of the store keeps.
+func (d *DB) ID(ctx context.Context) ([]byte, error) {
+	var id []byte
+	err := d.current().Read.QueryRowContext(ctx, queryStoreID).Scan(&id)
+	return id, d.wrap("reading the store's id", err)
+}
+
+// Renew gives a copy that is about to take the store's place a new epoch, so
+// that nothing read from either history before is used after.
+func (d *DB) Renew(ctx context.Context) error {
+	epoch, _, err := d.Tail(ctx, time.Now().UnixMilli())
+	if err != nil {
+		return err
+	}
+	var next auth.Epoch
+	if _, err := rand.Read(next[:]); err != nil {
+		return fmt.Errorf("reading random bytes: %w", err)
+	}
+	return d.NewEpoch(ctx, epoch, next)
+}
 
 // secrets opens the secrets called name with ring, newest first. A ring
 // without the right master key is secret.ErrWrongKey, with a hint.

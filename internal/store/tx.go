@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -73,48 +72,4 @@ func (tx *Tx) Journal(ctx context.Context, kind string, fps []auth.Fingerprint, 
 	return tx.exec(ctx, "writing the journal",
 		`INSERT INTO journal (id, at, kind, fingerprints, parent_kind, parent_name) VALUES ($1, $2, $3, $4, $5, $6)`,
 		id[:], tx.now, kind, packed, string(parent.Kind), parent.Name)
-}
-
-// Audit writes who did what to which target. detail never holds a secret.
-func (tx *Tx) Audit(ctx context.Context, action, target string, detail map[string]any) error {
-	text, err := json.Marshal(detail)
-	if err != nil {
-		return fmt.Errorf("writing the audit log: %w", err)
-	}
-	tx.audited = true
-	return tx.exec(ctx, "writing the audit log",
-		`INSERT INTO audit (at, actor, action, target, detail) VALUES ($1, $2, $3, $4, $5)`,
-		tx.now, tx.actor, action, target, string(text))
-}
-
-// Note writes an audit row that belongs to no change, such as a leak.
-func (d *DB) Note(ctx context.Context, actor, action, target string, detail map[string]any) error {
-	return d.Change(ctx, actor, func(tx *Tx) error {
-		tx.journaled = true // nothing a cache could have got wrong
-		return tx.Audit(ctx, action, target, detail)
-	})
-}
-
-// AuditEntry is one row of the audit log. Detail is a JSON object.
-type AuditEntry struct {
-	At                            int64
-	Actor, Action, Target, Detail string
-}
-
-// AuditOf returns the audit rows about target, oldest first.
-func (d *DB) AuditOf(ctx context.Context, target string) ([]AuditEntry, error) {
-	rows, err := d.current().Read.QueryContext(ctx, `SELECT at, actor, action, target, detail FROM audit WHERE target = $1 ORDER BY id`, target)
-	if err != nil {
-		return nil, d.wrap("reading the audit log", err)
-	}
-	defer rows.Close()
-	var out []AuditEntry
-	for rows.Next() {
-		var e AuditEntry
-		if err := rows.Scan(&e.At, &e.Actor, &e.Action, &e.Target, &e.Detail); err != nil {
-			return nil, d.wrap("reading the audit log", err)
-		}
-		out = append(out, e)
-	}
-	return out, d.wrap("reading the audit log", rows.Err())
 }

@@ -4,7 +4,9 @@ package script
 
 import (
 	"encoding/json"
+	"fmt"
 	"net"
+	"os"
 	"strings"
 	"testing"
 
@@ -42,6 +44,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"field": field,
 			"lines": lines,
+			"mode":  mode,
 		},
 	})
 }
@@ -68,6 +71,15 @@ func lines(ts *testscript.TestScript, neg bool, args []string) {
 	got := strings.Count(ts.ReadFile("stdout"), "\n")
 	if want := args[0]; (strings.Repeat("x", got) == strings.Repeat("x", atoi(ts, want))) == neg {
 		ts.Fatalf("%d lines, want %s", got, want)
+	}
+}
+
+// mode MODE FILE checks a file's permissions.
+func mode(ts *testscript.TestScript, _ bool, args []string) {
+	info, err := os.Stat(ts.MkAbs(args[1]))
+	ts.Check(err)
+	if got := fmt.Sprintf("%04o", info.Mode().Perm()); got != args[0] {
+		ts.Fatalf("%s has mode %s", args[1], got)
 	}
 }
 

@@ -138,6 +138,19 @@ func notUsable(err error) error {
 	return errors.Join(auth.ErrInvalid, err)
 }
 
+// Check looks for damage through the whole database while others use it.
+func (b *Backend) Check(ctx context.Context) error {
+	if _, err := b.ensureFile(false); err != nil {
+		return err
+	}
+	db, err := sql.Open("sqlite", b.dsn("_pragma=busy_timeout(5000)&_pragma=query_only(1)"))
+	if err != nil {
+		return fmt.Errorf("opening a connection: %w", err)
+	}
+	defer db.Close()
+	return b.check(ctx, db)
+}
+
 // check looks for damage through the whole file. It is done where a gateway
 // starts, not for every command.
 func (b *Backend) check(ctx context.Context, db *sql.DB) error {

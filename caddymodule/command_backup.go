@@ -1,0 +1,318 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/manage"
+	"github.com/caddy-auth/caddy-auth/internal/store"
+	"github.com/caddy-auth/caddy-auth/internal/store/sqlite"
+)
+
+// shownChanges is how many lost changes are printed for people.
+const shownChanges = 50
+
+func backupFlags(cmd *cobra.Command) {
+	cmd.Flags().String("out", "", "the file to write; it must not exist")
+	cmd.Flags().Bool("with-master-key", false, "also copy the generated master key, to FILE.master-key")
+}
+
+func restoreFlags(cmd *cobra.Command) {
+	cmd.Flags().Bool("yes", false, "don't ask")
+	cmd.Flags().Bool("repeat-revocations", false, "stop again what was stopped since the backup")
+	cmd.Flags().Bool("dry-run", false, "only say what would be lost")
+}
+
+// sqliteTarget is the target, which must be a file.
+func (s *session) sqliteTarget() (*target, *sqlite.Backend, error) {
+	t, err := findTarget(s.cmd)
+	if err != nil {
+		return nil, nil, err
+	}
+	s.note("using %s (from %s)", t.backend.Describe(), t.from)
+	b, ok := t.backend.(*sqlite.Backend)
+	if !ok {
+		return nil, nil, auth.WithHint(auth.Invalidf("%s is no SQLite store", t.backend.Describe()), "use the database's own tools to back it up")
+	}
+	return t, b, checkFileOwner(b)
+}
+
+func storeBackup(ctx context.Context, s *session) error {
+	out, _ := s.cmd.Flags().GetString("out")
+	if err := s.wantArgs(0, 0, "no arguments"); err != nil {
+		return err
+	}
+	if out == "" {
+		return usagef("want --out FILE")
+	}
+	t, b, err := s.sqliteTarget()
+	if err != nil {
+		return err
+	}
+	withKey, _ := s.cmd.Flags().GetBool("with-master-key")
+	if withKey && !t.master.Empty() {
+		return usagef("--with-master-key: the master key comes from the configuration and is kept there")
+	}
+	db, err := store.Open(ctx, b, store.Existing)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if err := b.Backup(ctx, out); err != nil {
+		return err
+	}
+	info, err := os.Stat(out)
+	if err != nil {
+		return fmt.Errorf("looking at the backup: %w", err)
+	}
+	s.note("wrote %s, %d bytes, mode 0600", out, info.Size())
+	where := "configuration"
+	switch {
+	case withKey:
+		if err := sqlite.CopyMasterKey(b.MasterKeyPath(), out+".master-key"); err != nil {
+			return err
+		}
+		where = out + ".master-key"
+		s.note("the master key is beside it, in %s: whoever has both has the secrets; move them apart", where)
+	case t.master.Empty():
+		where = b.MasterKeyPath()
+		s.note("the master key is NOT in it: keep a copy of %s elsewhere, without it no key can be recognized", where)
+	default:
+		s.note("the master key is NOT in it: it comes from the configuration")
+	}
+	// A backup is worth a line in the audit log, but not worth failing for.
+	if err := db.Note(ctx, actor(), "store.backup", "store", map[string]any{"bytes": info.Size()}); err != nil {
+		s.note("note: the backup is not in the audit log: %v", err)
+	}
+	if s.json {
+		return printJSON(s.out, map[string]any{"backup": out, "bytes": info.Size(), "master_key": where, "master_key_included": withKey})
+	}
+	return nil
+}
+
+// restore is one run of store restore.
+type restore struct {
+	s      *session
+	t      *target
+	at     *sqlite.Backend
+	staged *sqlite.Backend
+	db     *store.DB // the staged copy
+	loss   *manage.Loss
+	why    string // why the loss is not known
+
+	keyFile string // a saved master key to put in place, or ""
+}
+
+func storeRestore(ctx context.Context, s *session) (err error) {
+	if err := s.wantArgs(1, 1, "the backup's file"); err != nil {
+		return err
+	}
+	r := &restore{s: s}
+	if r.t, r.at, err = s.sqliteTarget(); err != nil {
+		return err
+	}
+	if r.staged, err = r.at.Stage(ctx, s.args[0]); err != nil {
+		return fmt.Errorf("reading the backup %s: %w", s.args[0], err)
+	}
+	defer func() { err = errors.Join(err, r.staged.Discard()) }()
+	if r.db, err = store.Open(ctx, r.staged, store.Existing); err != nil {
+		return fmt.Errorf("opening the backup: %w", err)
+	}
+	closed := false
+	defer func() {
+		if !closed {
+			err = errors.Join(err, r.db.Close())
+		}
+	}()
+	if err := r.checkMasterKey(ctx); err != nil {
+		return err
+	}
+	if err := r.compare(ctx); err != nil {
+		return err
+	}
+	if err := r.tell(ctx); err != nil {
+		return err
+	}
+	if dry, _ := s.cmd.Flags().GetBool("dry-run"); dry {
+		s.note("nothing was changed")
+		return nil
+	}
+	if err := s.confirm("put this backup in place of " + r.at.Path()); err != nil {
+		return err
+	}
+	repeated, err := r.prepare(ctx)
+	if err != nil {
+		return err
+	}
+	closed = true
+	if err := r.db.Close(); err != nil {
+		return err
+	}
+	aside, err := r.at.PutInPlace(r.staged, time.Now().UTC().Format("20060102T150405Z"))
+	if err != nil {
+		return err
+	}
+	s.note("restored; running gateways notice within their poll interval")
+	if aside != "" {
+		s.note("what was there is now %s: remove it when you are sure", aside)
+	}
+	if s.json {
+		return printJSON(s.out, map[string]any{"restored": s.args[0], "moved_aside": aside, "stopped_again": repeated})
+	}
+	return nil
+}
+
+// checkMasterKey makes sure that the backup's secrets can be opened, with the
+// key that was saved beside it if there is none here yet.
+func (r *restore) checkMasterKey(ctx context.Context) error {
+	key := r.t.master
+	if key.Empty() {
+		var err error
+		if key, err = r.at.MasterKey(); errors.Is(err, auth.ErrNotInitialized) {
+			saved := sqlite.New(r.s.args[0])
+			if key, err = saved.MasterKey(); err == nil {
+				r.s.note("no master key here yet: the one in %s is used", saved.MasterKeyPath())
+				r.keyFile = saved.MasterKeyPath()
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	ring, err := masterRing(key, r.at, false)
+	if err != nil {
+		return err
+	}
+	_, err = r.db.Minter(ctx, ring)
+	return err
+}
+
+// compare finds out what is lost. A present store that is missing or damaged
+// can't say it.
+func (r *restore) compare(ctx context.Context) error {
+	present, err := store.Open(ctx, r.at, store.Existing)
+	if errors.Is(err, auth.ErrNotInitialized) {
+		r.why = "there is no store here now"
+		return nil
+	}
+	if err != nil {
+		r.why = fmt.Sprintf("the store here can't be read (%v)", err)
+		return nil
+	}
+	defer present.Close()
+	loss, err := manage.Compare(ctx, present, r.db)
+	switch {
+	case errors.Is(err, auth.ErrConflict):
+		return auth.WithHint(err, "restore it elsewhere with --store sqlite:PATH, or move the store here away first")
+	case errors.Is(err, auth.ErrCorrupt), errors.Is(err, auth.ErrUnavailable), errors.Is(err, auth.ErrNotInitialized):
+		r.why = fmt.Sprintf("the store here can't be read (%v)", err)
+		return nil
+	case err != nil:
+		return err
+	}
+	r.loss = &loss
+	return nil
+}
+
+// tell prints what is lost and what must be stopped again.
+func (r *restore) tell(ctx context.Context) error {
+	if r.loss == nil {
+		last, err := r.db.LastAudit(ctx)
+		if err != nil {
+			return err
+		}
+		r.s.note("%s: what is lost is not known. Revoke again what was revoked after %s.", r.why, moment(last.At))
+		return nil
+	}
+	if r.loss.Count == 0 {
+		r.s.note("nothing changed since the backup")
+	} else {
+		r.s.note("%d changes since the backup are lost:", r.loss.Count)
+	}
+	for i, c := range r.loss.Changes {
+		if r.s.json {
+			if err := printJSON(r.s.out, map[string]any{"lost": c.Action, "target": c.Target, "at": moment(c.At), "actor": c.Actor}); err != nil {
+				return err
+			}
+		} else if i < shownChanges {
+			r.s.note("  %s  %s  %s  by %s", moment(c.At), c.Action, c.Target, c.Actor)
+		}
+	}
+	if more := r.loss.Count - shownChanges; more > 0 && !r.s.json {
+		r.s.note("  and %d more", more)
+	}
+	for _, k := range r.loss.Revived {
+		if r.s.json {
+			if err := printJSON(r.s.out, map[string]any{"works_again": k.Key.ID, "owner": k.Key.Owner, "was": k.Why}); err != nil {
+				return err
+			}
+		}
+		r.s.note("works again: %s of %s, which was %s", k.Key.ID, k.Key.Owner, k.Why)
+	}
+	for _, o := range r.loss.Owners {
+		if r.s.json {
+			if err := printJSON(r.s.out, map[string]any{"works_again": "owner:" + o.Name, "was": "disabled"}); err != nil {
+				return err
+			}
+		}
+		r.s.note("works again: the owner %s, which was disabled", o.Name)
+	}
+	if repeat, _ := r.s.cmd.Flags().GetBool("repeat-revocations"); !repeat && len(r.loss.Revived)+len(r.loss.Owners) > 0 {
+		r.s.note("to keep them out, use --repeat-revocations, or afterwards run:")
+		r.commands()
+	}
+	return nil
+}
+
+func (r *restore) commands() {
+	ids := map[string][]string{}
+	for _, k := range r.loss.Revived {
+		action := "revoke"
+		if k.Why == "disabled" {
+			action = "disable"
+		}
+		ids[action] = append(ids[action], k.Key.ID)
+	}
+	for _, action := range []string{"revoke", "disable"} {
+		if len(ids[action]) > 0 {
+			r.s.note("  caddy-auth key %s %s", action, strings.Join(ids[action], " "))
+		}
+	}
+	for _, o := range r.loss.Owners {
+		r.s.note("  caddy-auth owner disable %s", o.Name)
+	}
+}
+
+// prepare begins a new epoch in the staged copy and stops again what is to be
+// stopped, before anybody uses it.
+func (r *restore) prepare(ctx context.Context) (repeated int, err error) {
+	if r.keyFile != "" {
+		if err := sqlite.CopyMasterKey(r.keyFile, r.at.MasterKeyPath()); err != nil {
+			return 0, err
+		}
+	}
+	if err := r.db.Renew(ctx); err != nil {
+		return 0, err
+	}
+	repeat, _ := r.s.cmd.Flags().GetBool("repeat-revocations")
+	if repeat && r.loss != nil {
+		keys, owners, err := manage.New(r.db, actor(), r.t.prefix, nil).Repeat(ctx, *r.loss)
+		if err != nil {
+			return 0, err
+		}
+		repeated = keys + owners
+		r.s.note("stopped again: %d keys, %d owners", keys, owners)
+	}
+	lost := -1
+	if r.loss != nil {
+		lost = r.loss.Count
+	}
+	return repeated, r.db.Note(ctx, actor(), "store.restore", "store", map[string]any{"changes_lost": lost, "stopped_again": repeated})
+}

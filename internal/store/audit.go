@@ -1,0 +1,84 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
+// Audit writes who did what to which target. detail never holds a secret.
+func (tx *Tx) Audit(ctx context.Context, action, target string, detail map[string]any) error {
+	text, err := json.Marshal(detail)
+	if err != nil {
+		return fmt.Errorf("writing the audit log: %w", err)
+	}
+	tx.audited = true
+	return tx.exec(ctx, "writing the audit log",
+		`INSERT INTO audit (at, actor, action, target, detail) VALUES ($1, $2, $3, $4, $5)`,
+		tx.now, tx.actor, action, target, string(text))
+}
+
+// Note writes an audit row that belongs to no change, such as a leak.
+func (d *DB) Note(ctx context.Context, actor, action, target string, detail map[string]any) error {
+	return d.Change(ctx, actor, func(tx *Tx) error {
+		tx.journaled = true // nothing a cache could have got wrong
+		return tx.Audit(ctx, action, target, detail)
+	})
+}
+
+// AuditEntry is one row of the audit log. Detail is a JSON object.
+type AuditEntry struct {
+	ID                            int64
+	At                            int64
+	Actor, Action, Target, Detail string
+}
+
+const queryAudit = `SELECT id, at, actor, action, target, detail FROM audit `
+
+// AuditOf returns the audit rows about target, oldest first.
+func (d *DB) AuditOf(ctx context.Context, target string) ([]AuditEntry, error) {
+	var out []AuditEntry
+	err := d.audit(ctx, func(e AuditEntry) error { out = append(out, e); return nil }, queryAudit+`WHERE target = $1 ORDER BY id`, target)
+	return out, err
+}
+
+// AuditAfter calls each for the audit rows after id, oldest first.
+func (d *DB) AuditAfter(ctx context.Context, id int64, each func(AuditEntry) error) error {
+	return d.audit(ctx, each, queryAudit+`WHERE id > $1 ORDER BY id`, id)
+}
+
+// LastAudit returns the newest audit row, or the zero one.
+func (d *DB) LastAudit(ctx context.Context) (AuditEntry, error) {
+	return d.AuditAt(ctx, -1)
+}
+
+// AuditAt returns the audit row with an id, the newest for -1, or the zero one.
+func (d *DB) AuditAt(ctx context.Context, id int64) (AuditEntry, error) {
+	var e AuditEntry
+	err := d.current().Read.QueryRowContext(ctx, queryAudit+`WHERE id = CASE WHEN $1 < 0 THEN (SELECT MAX(id) FROM audit) ELSE $1 END`, id).
+		Scan(&e.ID, &e.At, &e.Actor, &e.Action, &e.Target, &e.Detail)
+	if errors.Is(err, sql.ErrNoRows) {
+		return AuditEntry{}, nil
+	}
+	return e, d.wrap("reading the audit log", err)
+}
+
+func (d *DB) audit(ctx context.Context, each func(AuditEntry) error, query string, args ...any) error {
+	rows, err := d.current().Read.QueryContext(ctx, query, args...)
+	if err != nil {
+		return d.wrap("reading the audit log", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var e AuditEntry
+		if err := rows.Scan(&e.ID, &e.At, &e.Actor, &e.Action, &e.Target, &e.Detail); err != nil {
+			return d.wrap("reading the audit log", err)
+		}
+		if err := each(e); err != nil {
+			return err
+		}
+	}
+	return d.wrap("reading the audit log", rows.Err())
+}
