@@ -214,7 +214,7 @@ func (e *examination) clock(ctx context.Context, db *store.DB) {
 		e.found("clock", err, "")
 		return
 	}
-	if ahead := time.UnixMilli(last.At).Sub(time.Now()); ahead > maxAhead {
+	if ahead := time.Until(time.UnixMilli(last.At)); ahead > maxAhead {
 		e.say(levelFinding, "clock", fmt.Sprintf("the store's newest entry was written %s in the future: this clock is slow, or the writer's was fast", ahead.Round(time.Second)),
 			"synchronize the clocks (timedatectl): expiry of keys depends on them")
 		return

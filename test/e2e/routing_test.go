@@ -314,6 +314,7 @@ func TestPlaceholdersAndAccessLog(t *testing.T) {
 	g := start(t, options{site: `
 		log {
 			output file {dir}/access.json
+			format auth_redact
 		}
 		auth
 		header X-Seen "{http.auth.user.id} {http.auth.user.credential_id} {http.auth.user.method} {http.auth.user.environment} {http.auth.user.scopes} {http.auth.user.meta.tenant}"
