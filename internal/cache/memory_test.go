@@ -219,6 +219,48 @@ func TestMemory_UsedEntriesStay(t *testing.T) {
 	}
 }
 
+// TestMemory_SetLimits: another size keeps what fits, the entries in use last
+// of all to go, and nothing turns into something else.
+func TestMemory_SetLimits(t *testing.T) {
+	m := cache.NewMemory(cache.Limits{Size: 6400})
+	const n = 4000
+	for i := range uint64(n) {
+		land(m, fp(i), allow(fmt.Sprint("owner-", i)))
+	}
+	land(m, fp(n), auth.Denied(auth.ReasonUnknown))
+	var v auth.Verdict
+	for i := range uint64(100) {
+		m.Lookup(&v, fp(i), time.Now())
+	}
+	m.SetLimits(cache.Limits{Size: 64_000, NegativeSize: 10})
+	if good, bad := m.Len(); good != n || bad != 1 {
+		t.Errorf("growing left %d identities and %d denials", good, bad)
+	}
+	m.SetLimits(cache.Limits{Size: 1280, TTL: time.Hour})
+	good, _ := m.Len()
+	if good < 1000 || good > 1280*5/4 || m.TTL() != time.Hour {
+		t.Errorf("shrinking left %d identities, ttl %s", good, m.TTL())
+	}
+	used := 0
+	for i := range uint64(n) {
+		if !m.Lookup(&v, fp(i), time.Now()) {
+			continue
+		}
+		if v.Identity.Subject != fmt.Sprint("owner-", i) {
+			t.Fatalf("entry %d is of %s", i, v.Identity.Subject)
+		}
+		if i < 100 {
+			used++
+		}
+	}
+	if used != 100 {
+		t.Errorf("%d of 100 entries in use were kept", used)
+	}
+	if got := len(m.TakeUses(n)); got < good {
+		t.Errorf("%d last-used times, at least those of %d entries are due", got, good)
+	}
+}
+
 func TestMemory_TakesUsesOnce(t *testing.T) {
 	m := cache.NewMemory(cache.Limits{})
 	land(m, fp(1), allow("acme"))

@@ -32,6 +32,8 @@ func Run(t *testing.T, backend func(t *testing.T, name string) store.Backend) {
 		"changes its epoch once":          testEpoch,
 		"moves last use forward only":     testUse,
 		"finds its minting secrets":       testMinter,
+		"reads the tail from its head":    testTail,
+		"seals what is shared":            testEnvelope,
 	} {
 		t.Run(name, func(t *testing.T) {
 			test(t, func(name string) store.Backend { return backend(t, name) })
@@ -338,5 +340,59 @@ func testMinter(t *testing.T, backend func(string) store.Backend) {
 	}
 	if _, err := db.Minter(ctx, ring(t, 2)); !errors.Is(err, secret.ErrWrongKey) || auth.Hint(err) == "" {
 		t.Errorf("another master key: %v", err)
+	}
+}
+
+// testTail: the tail begins with the row that was the head at a time.
+func testTail(t *testing.T, backend func(string) store.Backend) {
+	db, ctx := open(t, backend("a")), t.Context()
+	var at []int64
+	for range 4 {
+		for begin := time.Now(); time.Since(begin) < 3*time.Millisecond; { // rows of different times
+		}
+		must(t, db.Change(ctx, "test", func(tx *store.Tx) error {
+			at = append(at, tx.Now())
+			return errors.Join(tx.Journal(ctx, "x", nil, auth.Parent{}), tx.Audit(ctx, "x", "x", nil))
+		}))
+	}
+	_, all, err := db.Tail(ctx, 0)
+	must(t, err)
+	for i, since := range at {
+		_, rows, err := db.Tail(ctx, since)
+		must(t, err)
+		// all[0] is init's row, all[i] the head before at[i].
+		if len(rows) != len(all)-i || rows[0].Row != all[i].Row || rows[len(rows)-1].Row != all[len(all)-1].Row {
+			t.Errorf("the tail since row %d has %d rows", i+1, len(rows))
+		}
+	}
+	_, rows, err := db.Tail(ctx, time.Now().Add(time.Hour).UnixMilli())
+	must(t, err)
+	if len(rows) != 1 || rows[0].Row != all[len(all)-1].Row {
+		t.Errorf("%d rows, want the newest", len(rows))
+	}
+}
+
+func testEnvelope(t *testing.T, backend func(string) store.Backend) {
+	db, ctx := open(t, backend("a")), t.Context()
+	fp := auth.FingerprintOf("x")
+	name := func(db *store.DB) string {
+		t.Helper()
+		e, err := db.Envelope(ctx, ring(t, 1))
+		must(t, err)
+		return e.Name("key", nil, fp)
+	}
+	head, err := db.Look(ctx, 0)
+	must(t, err)
+	must(t, db.EnsureSealing(ctx, "test", ring(t, 1))) // there is one already
+	after, err := db.Look(ctx, 0)
+	must(t, err)
+	if after.Head != head.Head {
+		t.Error("a second sealing secret was made")
+	}
+	if name(db) != name(db) || name(db) == name(open(t, backend("b"))) {
+		t.Error("names must be one store's, and the same for all its gateways")
+	}
+	if _, err := db.Envelope(ctx, ring(t, 2)); !errors.Is(err, secret.ErrWrongKey) {
+		t.Errorf("with another master key: %v", err)
 	}
 }
