@@ -133,6 +133,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	masker.AddHeaders(a.KeyHeaders...)
+	masker.AddParams(a.RefuseQuery...)
 	if err := a.checkLogs(ctx); err != nil {
 		return hinted(err)
 	}

@@ -154,6 +154,7 @@ func (h *Handler) checkServer(srv *caddyhttp.Server) error {
 		}
 	}
 	masker.AddHeaders(h.sources.KeyHeaders()...)
+	masker.AddParams(h.RefuseQuery...)
 	if srv == nil {
 		return errors.Join(errs...)
 	}

@@ -1,7 +1,11 @@
 package redact
 
 import (
+	"bytes"
+	"maps"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
@@ -15,58 +19,93 @@ const Mark = "REDACTED"
 // log is safe before a store was read. It fails closed: what it can't mask in
 // part it masks as a whole. It is safe for concurrent use.
 type Masker struct {
-	scanner *Scanner
-	headers atomic.Pointer[map[string]bool] // normalized names of headers that carry credentials
+	mu    sync.Mutex // held while known is exchanged
+	known atomic.Pointer[maskedNames]
 }
 
-// Headers whose values are credentials, normalized.
+// maskedNames is immutable.
+type maskedNames struct {
+	headers map[string]bool // normalized names of headers that carry credentials
+	params  []string        // parameter names beyond the built-in ones
+	scanner *Scanner
+}
+
+// Headers whose values are credentials, normalized. Names that end in one of
+// the refused parameter names are masked too.
 var maskedHeaders = []string{
 	"authorization", "proxyauthorization", "cookie", "setcookie",
-	"apikey", "xapikey", "apitoken", "xapitoken", "authtoken", "xauthtoken", "authkey", "xauthkey",
-	"accesstoken", "xaccesstoken", "idtoken", "xidtoken", "refreshtoken", "xrefreshtoken", "sessiontoken", "xsessiontoken",
-	"bearer", "jwt", "xjwt", "token", "xtoken", "secret", "xsecret", "clientsecret", "xclientsecret", "password", "xpassword",
-	"dpop", "xcsrftoken", "xgitlabtoken", "privatetoken", "xvaulttoken", "xauthassertion",
+	"apitoken", "xapitoken", "authkey", "xauthkey", "sessiontoken", "xsessiontoken", "xjwt", "token", "xtoken", "secret", "xsecret",
+	"password", "xpassword", "dpop", "xcsrftoken", "xgitlabtoken", "privatetoken", "xvaulttoken", "xauthassertion", "securitytoken", "xamzsecuritytoken",
 }
 
 // NewMasker returns a masker for the built-in names.
 func NewMasker() *Masker {
-	m := &Masker{scanner: NewScanner(Rules{})}
-	known := setOfStrings(maskedHeaders)
-	m.headers.Store(&known)
+	m := &Masker{}
+	n := &maskedNames{headers: map[string]bool{}, scanner: NewScanner(Rules{})}
+	for _, h := range maskedHeaders {
+		n.headers[h] = true
+	}
+	m.known.Store(n)
 	return m
 }
 
 // AddHeaders adds names of headers that carry credentials. None is ever
 // forgotten.
-func (m *Masker) AddHeaders(names ...string) {
-	for {
-		old := m.headers.Load()
-		known := make(map[string]bool, len(*old)+len(names))
-		for n := range *old {
-			known[n] = true
-		}
-		for _, n := range names {
-			known[string(normalize(nil, []byte(n)))] = true
-		}
-		if len(known) == len(*old) || m.headers.CompareAndSwap(old, &known) {
-			return
+func (m *Masker) AddHeaders(names ...string) { m.add(names, nil) }
+
+// AddParams adds names of parameters that are refused in URLs. None is ever
+// forgotten.
+func (m *Masker) AddParams(names ...string) { m.add(nil, names) }
+
+func (m *Masker) add(headers, params []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	old := m.known.Load()
+	n := &maskedNames{headers: maps.Clone(old.headers), params: slices.Clone(old.params), scanner: old.scanner}
+	for _, h := range headers {
+		n.headers[string(normalize(nil, []byte(h)))] = true
+	}
+	for _, p := range params {
+		if !slices.Contains(n.params, p) {
+			n.params = append(n.params, p)
 		}
 	}
+	if len(n.params) != len(old.params) {
+		n.scanner = NewScanner(Rules{Refuse: n.params})
+	}
+	m.known.Store(n)
 }
 
-func setOfStrings(words []string) map[string]bool {
-	out := make(map[string]bool, len(words))
-	for _, w := range words {
-		out[w] = true
+// Name reports whether what is called name is a credential: a header, in any
+// spelling, as CGI spells it too, or a parameter.
+func (m *Masker) Name(name string) bool {
+	n := m.known.Load()
+	var buf [64]byte
+	b := normalize(buf[:0], []byte(name))
+	if len(b) == 0 {
+		return false
 	}
-	return out
+	if n.headers[string(b)] {
+		return true
+	}
+	if cut, ok := bytes.CutPrefix(b, []byte("http")); ok && n.headers[string(cut)] {
+		return true
+	}
+	if !n.scanner.last[b[len(b)-1]] {
+		return false
+	}
+	for _, end := range builtinNames {
+		if bytes.HasSuffix(b, []byte(end)) {
+			return true
+		}
+	}
+	return n.scanner.refused[string(b)]
 }
 
 // Header returns what may be logged of a header field. changed is false if
 // that is all of it; then name and values are the ones given.
 func (m *Masker) Header(name string, values []string) (safeName string, safe []string, changed bool) {
-	var buf [64]byte
-	secret := (*m.headers.Load())[string(normalize(buf[:0], []byte(name)))]
+	secret := m.Name(name)
 	for i, v := range values {
 		masked := Mark
 		if !secret {
@@ -104,6 +143,7 @@ func (m *Masker) String(s string) string {
 // no parameter whose name can be refused, and no run of characters that is
 // long enough for a secret.
 func (m *Masker) clean(s string) bool {
+	last := &m.known.Load().scanner.last
 	run := 0      // of characters that encode secrets
 	part := 0     // of a JWT's alphabet since its last dot
 	head := false // a part long enough for a JOSE header ended in a dot
@@ -123,7 +163,7 @@ func (m *Masker) clean(s string) bool {
 			run++
 			head, part = false, 0
 		case charEquals:
-			if i == 0 || m.scanner.last[s[i-1]] {
+			if i == 0 || last[s[i-1]] {
 				return false
 			}
 			head, run, part = false, 0, 0
@@ -177,97 +217,141 @@ func looksLikeTarget(s string) bool {
 }
 
 // target masks a request target or URL: user information, the values of
-// parameters with refused names in query and fragment, and credentials by
-// their shape everywhere.
+// parameters with refused names in path, query and fragment, and credentials
+// by their shape everywhere.
 func (m *Masker) target(s string) string {
 	head, tail := s, ""
 	if i := strings.IndexAny(s, "?#"); i >= 0 {
 		head, tail = s[:i], s[i:]
 	}
-	if tail == "" && strings.Contains(head, "%3") { // an escaped ? or =
-		if d := string(decode(nil, head)); d != head && strings.ContainsAny(d, "?#") && m.target(d) != d {
-			return Mark
+	if strings.IndexByte(head, '%') >= 0 { // an escaped ? begins a query for whoever decodes first
+		if d := string(decode(nil, head)); m.hides(d) {
+			return Mark + m.pairs(tail)
 		}
 	}
-	return maskUser(shapes(head)) + m.pairs(tail)
+	return m.pairs(maskUser(shapes(head))) + m.pairs(tail)
 }
 
-// prose masks a text that may contain URLs.
+// wordEnds end a word of prose. A single quote does not: URLs have them.
+const wordEnds = " \t\r\n\"<>`"
+
+// prose masks a text that may contain URLs and parameters.
 func (m *Masker) prose(s string) string {
 	var out strings.Builder
-	rest := s
-	for {
-		i := strings.IndexAny(rest, "?#&;")
-		if i < 0 {
+	for s != "" {
+		end := strings.IndexAny(s, wordEnds)
+		if end < 0 {
+			end = len(s)
+		}
+		word := s[:end]
+		s = s[end:]
+		masked := word
+		if strings.IndexByte(word, '=') >= 0 || strings.IndexByte(word, '%') >= 0 {
+			masked = m.pairs(word)
+		}
+		out.WriteString(masked)
+		if s == "" {
 			break
 		}
-		end := i
-		for end < len(rest) && !strings.ContainsRune(" \t\r\n\"'<>`", rune(rest[end])) {
-			end++
+		// name="value": the value is the next word.
+		if s[0] == '"' && strings.HasSuffix(masked, "="+Mark) && strings.HasSuffix(word, "=") {
+			rest := strings.IndexByte(s[1:], '"')
+			if rest < 0 {
+				break
+			}
+			s = s[1+rest:]
 		}
-		out.WriteString(rest[:i])
-		out.WriteString(m.pairs(rest[i:end]))
-		rest = rest[end:]
+		out.WriteByte(s[0])
+		s = s[1:]
 	}
-	out.WriteString(rest)
 	return maskUser(shapes(out.String()))
 }
 
-// pairs masks a query, fragment or cookie-like list that begins with its
-// delimiter.
+const delimiters = "?#&;"
+
+// pairs masks a query, a fragment, a path with parameters, or any other text
+// in which delimiters separate names and values.
 func (m *Masker) pairs(s string) string {
 	if s == "" {
 		return s
 	}
 	var out strings.Builder
-	for len(s) > 0 {
-		out.WriteByte(s[0]) // the delimiter
-		s = s[1:]
-		end := strings.IndexAny(s, "?#&;")
+	refused := false
+	for from := 0; ; {
+		end := strings.IndexAny(s[from:], delimiters)
 		if end < 0 {
 			end = len(s)
+		} else {
+			end += from
 		}
-		out.WriteString(m.pair(s[:end]))
-		s = s[end:]
+		pair := s[from:end]
+		switch masked := m.pair(pair); {
+		case refused && from > 0 && s[from-1] == ';' && strings.IndexByte(pair, '=') < 0 && pair != "":
+			out.WriteString(Mark) // the rest of a value that had a semicolon in it
+		default:
+			out.WriteString(masked)
+			refused = masked != pair
+		}
+		if end == len(s) {
+			break
+		}
+		out.WriteByte(s[end])
+		from = end + 1
 	}
 	masked := out.String()
 	if hidesCredential(masked) { // split at delimiters it was none
-		return masked[:1] + Mark
+		if strings.IndexByte(delimiters, masked[0]) >= 0 {
+			return masked[:1] + Mark
+		}
+		return Mark
 	}
 	return masked
 }
 
 func (m *Masker) pair(pair string) string {
+	if pair == "" {
+		return pair
+	}
 	rawName, rawValue, has := strings.Cut(pair, "=")
 	if hidesCredential(rawName) {
 		return Mark
 	}
-	var nameBuf, foldBuf [128]byte
-	name := decode(nameBuf[:0], rawName)
-	if has && m.scanner.refusedPart(name, normalize(foldBuf[:0], name)) != nil {
+	if has && m.refusesName(rawName) {
 		return rawName + "=" + Mark
 	}
-	if hidesCredential(rawValue) || m.nested(rawValue) {
+	if hidesCredential(rawValue) {
 		return rawName + "=" + Mark
+	}
+	if strings.IndexByte(pair, '%') < 0 {
+		return pair
+	}
+	if has && m.hides(string(decode(nil, rawValue))) {
+		return rawName + "=" + Mark
+	}
+	if m.hides(string(decode(nil, pair))) {
+		return Mark
 	}
 	return pair
 }
 
-// nested reports whether a value, decoded, is itself a URL with credentials.
-func (m *Masker) nested(value string) bool {
-	if !strings.ContainsAny(value, "%?&#") {
-		return false
+// refusesName looks at the last part of a path before the name, too.
+func (m *Masker) refusesName(rawName string) bool {
+	if i := strings.LastIndexByte(rawName, '/'); i >= 0 {
+		rawName = rawName[i+1:]
 	}
-	d := string(decode(nil, value))
-	i := strings.IndexAny(d, "?&#;")
-	return i >= 0 && m.pairsHide(d[i:])
+	var nameBuf, foldBuf [128]byte
+	name := decode(nameBuf[:0], rawName)
+	return m.known.Load().scanner.refusedPart(name, normalize(foldBuf[:0], name)) != nil
 }
 
-func (m *Masker) pairsHide(s string) bool {
-	for pair := range strings.FieldsFuncSeq(s, func(r rune) bool { return strings.ContainsRune("?&#;", r) }) {
-		name, _, has := strings.Cut(pair, "=")
-		var foldBuf [128]byte
-		if has && m.scanner.refusedPart([]byte(name), normalize(foldBuf[:0], []byte(name))) != nil {
+// hides reports whether a decoded text holds parameters with refused names or
+// user information.
+func (m *Masker) hides(d string) bool {
+	if maskUser(d) != d {
+		return true
+	}
+	for pair := range strings.FieldsFuncSeq(d, func(r rune) bool { return strings.ContainsRune(delimiters+wordEnds, r) }) {
+		if name, value, has := strings.Cut(pair, "="); has && value != "" && m.refusesName(name) {
 			return true
 		}
 	}
@@ -276,19 +360,19 @@ func (m *Masker) pairsHide(s string) bool {
 
 // maskUser masks user information before the @ of an authority.
 func maskUser(s string) string {
-	if !strings.Contains(s, "://") {
+	if !strings.Contains(s, "//") || strings.IndexByte(s, '@') < 0 {
 		return s
 	}
 	var out strings.Builder
 	for {
-		i := strings.Index(s, "://")
+		i := strings.Index(s, "//")
 		if i < 0 {
 			out.WriteString(s)
 			return out.String()
 		}
-		start := i + len("://")
+		start := i + len("//")
 		end := len(s)
-		if n := strings.IndexAny(s[start:], "/?# \t\r\n\"'<>`"); n >= 0 {
+		if n := strings.IndexAny(s[start:], "/?#"+wordEnds); n >= 0 {
 			end = start + n
 		}
 		out.WriteString(s[:start])

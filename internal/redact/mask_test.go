@@ -28,6 +28,7 @@ func TestMask_TextsThatAreSafe(t *testing.T) {
 
 func TestMask_SecretsGo(t *testing.T) {
 	m := NewMasker()
+	m.AddParams("sig", "ticket")
 	escaped := ""
 	for i := range len(maskKey) {
 		escaped += "%" + hex.EncodeToString([]byte{maskKey[i]})
@@ -50,7 +51,7 @@ func TestMask_SecretsGo(t *testing.T) {
 		`Get "http://up/x?api_key=s3cret": EOF`:     `Get "http://up/x?api_key=REDACTED": EOF`,
 		"/x%3Fapi_key=s3cret":                       "REDACTED",
 		"Basic " + base64.StdEncoding.EncodeToString([]byte("user:"+maskKey)):              "REDACTED",
-		"x=" + hex.EncodeToString([]byte(maskKey)):                                         "REDACTED",
+		"x=" + hex.EncodeToString([]byte(maskKey)):                                         "x=REDACTED",
 		"/x?q=" + url.QueryEscape(base64.URLEncoding.EncodeToString([]byte("ab"+maskKey))): "/x?q=REDACTED",
 		"a" + base64.StdEncoding.EncodeToString([]byte(maskKey)):                           "REDACTED",
 	} {
@@ -65,6 +66,7 @@ func TestMask_Headers(t *testing.T) {
 	m.AddHeaders("X-Acme-Secret-Thing")
 	for name, secret := range map[string]bool{
 		"Authorization": true, "X-Api-Key": true, "X_api_KEY": true, "Cookie": true, "x.api.key": true, "X-Acme-Secret-Thing": true, "X_Acme_Secret_Thing": true,
+		"HTTP_X_API_KEY": true, "HTTP_COOKIE": true, "X-Forwarded-Access-Token": true, "X-Goog-Api-Key": true, "X-Amz-Security-Token": true,
 		"Accept": false, "X-Request-Id": false, "Idempotency-Key": false,
 	} {
 		_, got, _ := m.Header(name, []string{"s3cret"})

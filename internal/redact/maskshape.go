@@ -1,6 +1,7 @@
 package redact
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/hex"
 	"strings"
@@ -47,18 +48,26 @@ func hidesCredential(s string) bool {
 const shortestEncoded = (auth.KeyTailLen + 4) / 3 * 4
 
 // hidesEncoded looks at runs of base64 and hex digits that are long enough to
-// be a key.
+// be a key. Line ends inside base64 don't end a run.
 func hidesEncoded(b []byte) bool {
+	if bytes.IndexByte(b, '\n') >= 0 {
+		b = bytes.ReplaceAll(bytes.ReplaceAll(b, []byte("\r"), nil), []byte("\n"), nil)
+	}
+	return longRun(b, isBase64, shortestEncoded, base64HidesKey) || longRun(b, isHex, 2*auth.KeyTailLen, hexHidesKey)
+}
+
+// longRun reports whether hides says so of a run of bytes that are in a class.
+func longRun(b []byte, in func(byte) bool, least int, hides func(run string) bool) bool {
 	for i := 0; i < len(b); {
-		if !isBase64(b[i]) {
+		if !in(b[i]) {
 			i++
 			continue
 		}
 		run := i
-		for i < len(b) && isBase64(b[i]) {
+		for i < len(b) && in(b[i]) {
 			i++
 		}
-		if i-run >= shortestEncoded && decodesToKey(string(b[run:i])) {
+		if i-run >= least && hides(string(b[run:i])) {
 			return true
 		}
 	}
@@ -67,12 +76,19 @@ func hidesEncoded(b []byte) bool {
 
 func isBase64(c byte) bool { return isAlnum(c) || c == '+' || c == '/' || c == '-' || c == '_' }
 
-func decodesToKey(run string) bool {
-	if raw, err := hex.DecodeString(run[:len(run)&^1]); err == nil && keyOrJWT(raw) {
-		return true
+func hexHidesKey(run string) bool {
+	for offset := range 2 { // which digit begins a byte is not known
+		cut := run[offset:]
+		if raw, err := hex.DecodeString(cut[:len(cut)&^1]); err == nil && keyOrJWT(raw) {
+			return true
+		}
 	}
+	return false
+}
+
+func base64HidesKey(run string) bool {
 	std := strings.NewReplacer("-", "+", "_", "/").Replace(run)
-	for offset := range min(4, len(std)) { // where the group of four began is not known
+	for offset := range 4 { // where a group of four begins is not known
 		cut := std[offset:]
 		if len(cut)%4 == 1 { // no number of bytes has such a length
 			cut = cut[:len(cut)-1]
