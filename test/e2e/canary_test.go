@@ -89,6 +89,7 @@ const canaryConfig = `{
 		redis {redis}
 		poll_interval 20ms
 		max_staleness 500ms
+		refuse_query sig
 		{unsafe}
 	}
 }
@@ -101,12 +102,22 @@ https://localhost:{https}, http://127.0.0.1:{plain} {
 	}
 	log_append seen {http.request.header.X-Api-Key}
 	log_append where {http.request.orig_uri}
+	log_append query {http.request.uri.query}
 	tracing {
 		span canary
+	}
+	@php path /php/*
+	route @php {
+		reverse_proxy unix/{cgi} {
+			transport fastcgi {
+				env SCRIPT_FILENAME {program}
+			}
+		}
 	}
 	auth {
 		public /open/*
 		ambiguous_paths allow
+		refuse_query ticket
 	}
 	auth_require /forbidden/* scope nobody:has
 	handle /dead/* {
@@ -182,7 +193,7 @@ func (c canaries) plant() []planted {
 		out = append(out, planted{target, h})
 	}
 	key, secret := c.key, c.secret
-	for _, path := range []string{"/ok", "/open/x", "/missing/x", "/dead/x", "/forbidden/x", "/panic/x", "/moved/x", "/cut/x"} {
+	for _, path := range []string{"/ok", "/open/x", "/missing/x", "/dead/x", "/forbidden/x", "/panic/x", "/moved/x", "/cut/x", "/php/x"} {
 		add(path, "X-Api-Key", key)
 		add(path, "X-Api-Key", key, "Cookie", "session="+key+"; other="+secret, "Referer", "https://app.test/?api_key="+secret+"&q="+key)
 		add(path, "Authorization", "Bearer "+key, "X-Custom", key, "User-Agent", "agent/1.0 ("+key+")")
@@ -193,12 +204,15 @@ func (c canaries) plant() []planted {
 		add(path, "X_Api_Key", key, "X.Api.Key", secret, "Api_Key", secret)
 		add(path, "Sec-Websocket-Protocol", "v1, "+key, "X-Original-Url", "/x?token="+secret)
 		add(path, "X-"+key, "x")
-		for _, query := range []string{"api_key=" + secret, "api_key=" + key, "q=" + key, "q=" + percent, "x%5Fapi_key=" + secret, key + "=1", "a[b][access_token]=" + secret, "a=1;token=" + secret, "next=%2Fx%3Fapi_key%3D" + secret, "%61ccess%5ftoken=" + secret} {
+		for _, query := range []string{"api_key=" + secret, "api_key=" + key, "q=" + key, "q=" + percent, "x%5Fapi_key=" + secret, key + "=1", "a[b][access_token]=" + secret, "a=1;token=" + secret, "next=%2Fx%3Fapi_key%3D" + secret, "sig=" + secret, "ticket=" + secret, "a=1%26api_key=" + secret, "%61ccess%5ftoken=" + secret} {
 			add(path+"?"+query, "X-Api-Key", key)
 			add(path+"?"+query, "Referer", "https://app.test/x?"+query)
 		}
 		add(path+"/"+key, "X-Api-Key", key)
 		add(path + "/" + percent)
+		add(path + "/" + hex.EncodeToString([]byte(key)))
+		add(path + "%253Fapi_key=" + secret + "?y=1")
+		add(path + ";token=" + secret)
 	}
 	return out
 }
@@ -297,10 +311,12 @@ func canaryRun(t *testing.T, format, unsafe string) (found []string, statuses ma
 	t.Helper()
 	r := servers.StartRedis(t)
 	leaky := leakyUpstream(t)
-	admin, plain, https, redirect := freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t)
+	cgi, program := servers.StartCGI(t)
+	addrs := freeAddrs(t, 4)
+	admin, plain, https, redirect := addrs[0], addrs[1], addrs[2], addrs[3]
 	port := func(addr string) string { _, p, _ := net.SplitHostPort(addr); return p }
 	conf := strings.NewReplacer("{admin}", admin, "{http}", port(redirect), "{https}", port(https), "{plain}", port(plain), "{redis}", r.URL(),
-		"{leaky}", leaky.Listener.Addr().String(), "{format}", format, "{unsafe}", unsafe).Replace(canaryConfig)
+		"{cgi}", cgi, "{program}", program, "{leaky}", leaky.Listener.Addr().String(), "{format}", format, "{unsafe}", unsafe).Replace(canaryConfig)
 	conf = strings.ReplaceAll(conf, "http://127.0.0.1:"+port(plain), "http://:"+port(plain))
 	g := start(t, options{full: conf})
 	eventually(t, "a certificate", func() bool {
