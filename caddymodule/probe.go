@@ -30,12 +30,13 @@ type probed struct {
 // probeLogs asks every log core that the HTTP server writes to whether the
 // outermost encoder is ours. Nothing is written.
 func probeLogs(ctx caddy.Context) []probed {
+	names := namesOf(ctx)
 	var logs []probed
 	for _, core := range leaves(ctx.Logger(httpServer{}).Core()) {
 		if core == zapcore.NewNopCore() { // discarded
 			continue
 		}
-		logs = append(logs, probed{name: coreName(core), safe: coreIsSafe(core)})
+		logs = append(logs, probed{name: names.of(core), safe: coreIsSafe(core)})
 	}
 	return logs
 }
@@ -83,19 +84,32 @@ func inner(core zapcore.Core) []zapcore.Core {
 	return leaves(core)
 }
 
-// coreName names a log by what it includes: Caddy gives a site's log its own
-// logger. A log that includes nothing in particular is the default one.
-func coreName(core zapcore.Core) string {
-	cl := field(core, "cl")
-	if cl.IsValid() && cl.Kind() == reflect.Pointer && !cl.IsNil() {
-		include := cl.Elem().FieldByName("Include")
-		var names []string
-		for i := 0; include.IsValid() && include.Kind() == reflect.Slice && i < include.Len(); i++ {
-			names = append(names, strings.TrimPrefix(include.Index(i).String(), "http.log.access."))
+// logNames are the names of a configuration's logs by the addresses of the
+// log and of its core, one of which every core of a logger shows.
+type logNames map[uintptr]string
+
+// namesOf looks into fields that Caddy does not export. They are only
+// compared, and only to name a log: what is safe does not depend on them.
+func namesOf(ctx caddy.Context) (names logNames) {
+	names = logNames{}
+	defer func() { _ = recover() }() // another Caddy: names are lost, nothing else
+	logs := reflect.ValueOf(ctx).FieldByName("cfg").Elem().FieldByName("Logging").Elem().FieldByName("Logs")
+	for it := logs.MapRange(); it.Next(); {
+		cl := it.Value()
+		names[cl.Pointer()] = it.Key().String()
+		if core := cl.Elem().FieldByName("core").Elem(); core.Kind() == reflect.Pointer {
+			names[core.Pointer()] = it.Key().String()
 		}
-		if len(names) > 0 {
-			return strings.Join(names, "+")
-		}
+	}
+	return names
+}
+
+func (n logNames) of(core zapcore.Core) string {
+	if cl := field(core, "cl"); cl.IsValid() && cl.Kind() == reflect.Pointer && n[cl.Pointer()] != "" {
+		return n[cl.Pointer()]
+	}
+	if v := reflect.ValueOf(core); v.Kind() == reflect.Pointer && n[v.Pointer()] != "" {
+		return n[v.Pointer()]
 	}
 	return caddy.DefaultLoggerName
 }

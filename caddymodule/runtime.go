@@ -41,9 +41,13 @@ const (
 	pruneInterval = time.Hour
 	journalKept   = 24 * time.Hour
 	// A runtime that a reload replaced ends when no request has used it for
-	// quietTicks ticks.
+	// quietTicks ticks: a request of the old configuration may still be in a
+	// handler before ours. One that comes later gets 503.
 	drainTick  = 100 * time.Millisecond
-	quietTicks = 10
+	quietTicks = 50
+	// openWait is how long a request waits for a store that is just being
+	// opened: Caddy may serve before this app has started.
+	openWait = 5 * time.Second
 	// failureInterval is how often a lasting failure is logged.
 	failureInterval = 15 * time.Second
 )
@@ -59,10 +63,10 @@ type runtime struct {
 	leaks    leakLog
 	users    atomic.Int64 // requests inside
 
-	adoptMu sync.Mutex // guards adopted
-	adopted []*settings
 	now     atomic.Pointer[settings] // those in force, never nil
+	settled atomic.Pointer[settings] // the last ones that settle saw
 	linkMu  sync.Mutex               // held while the shared tier is exchanged
+	opened  chan struct{}            // closed when the first try to open the store has ended
 
 	lookBad     atomic.Bool  // the last look at the store failed
 	lastFailure atomic.Int64 // unix nanoseconds
@@ -74,6 +78,8 @@ type runtime struct {
 
 	known atomic.Pointer[[]string] // prefixes, never nil
 
+	openedOnce sync.Once
+
 	startMu sync.Mutex // guards started and background
 	started bool
 	stop    context.CancelFunc
@@ -84,7 +90,7 @@ type runtime struct {
 }
 
 func newRuntime(backend Backend, master auth.Secret) *runtime {
-	rt := &runtime{backend: backend, master: master}
+	rt := &runtime{backend: backend, master: master, opened: make(chan struct{})}
 	rt.now.Store(&settings{log: zap.NewNop(), prefix: DefaultKeyPrefix})
 	rt.memory = cache.NewMemory(cache.Limits{})
 	rt.follower = feed.New(journal{rt}, rt.memory, feed.Config{}, feed.Events{
@@ -114,6 +120,8 @@ func (rt *runtime) start() error {
 	if rt.started {
 		return nil
 	}
+	defer rt.openedOnce.Do(func() { close(rt.opened) })
+	rt.memory.SetLimits(rt.now.Load().limits) // it is empty yet
 	err := rt.open()
 	if err != nil && !errors.Is(err, auth.ErrUnavailable) {
 		return hinted(err)
@@ -142,13 +150,14 @@ func (rt *runtime) open() error {
 	if err != nil {
 		return err
 	}
-	if err := db.EnsureSealing(ctx, "gateway", ring); err != nil && !errors.Is(err, secret.ErrWrongKey) {
-		rt.logger().Warn("the secret for shared records could not be written; redis is not used", zap.Error(err))
-	}
 	minter, err := db.Minter(ctx, ring)
 	if err != nil {
 		_ = db.Close() // the first error is the one to report
 		return err
+	}
+	// Only now is it known that the master key is the right one.
+	if err := db.EnsureSealing(ctx, "gateway", ring); err != nil {
+		rt.logger().Warn("the secret for shared records could not be written; redis is not used", zap.Error(err))
 	}
 	rt.ring.Store(ring)
 	rt.setMinter(minter)
@@ -193,6 +202,7 @@ func (rt *runtime) run(ctx context.Context, retry bool) {
 		case <-prune.C:
 			rt.prune()
 		case <-secrets.C:
+			rt.settle()
 			if rt.verifier.Minter() == nil { // reading them failed when they changed
 				rt.applied(auth.Change{Kind: store.ChangeSecrets})
 			}
@@ -229,10 +239,28 @@ func (rt *runtime) Destruct() error {
 	return nil
 }
 
-// end stops all work and closes the store.
+// awaitOpen lets a request wait while the store is opened for the first time.
+func (rt *runtime) awaitOpen(ctx context.Context) {
+	select {
+	case <-rt.opened:
+		return
+	default:
+	}
+	timer := time.NewTimer(openWait)
+	defer timer.Stop()
+	select {
+	case <-rt.opened:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// end stops all work and closes the store. Nothing is trusted after it, since
+// nobody follows the journal any more.
 func (rt *runtime) end() error {
 	rt.stop()
 	rt.done.Wait()
+	rt.follower.Lapse()
 	rt.verifier.SetShared(nil)
 	db := rt.db.Load()
 	if db == nil {

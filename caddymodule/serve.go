@@ -40,6 +40,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		}
 		return h.refuse(w, r, h.sources.MissingRefusal(), nil)
 	}
+	h.app.rt.awaitOpen(r.Context())
 	now := time.Now()
 	verdict := h.app.rt.verifier.VerifyKey(r.Context(), presented.Credential, now)
 	switch verdict.Outcome {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -17,7 +18,7 @@ import (
 )
 
 // settings are what a configuration may change without a new runtime, and so
-// without cold caches. They are immutable.
+// without cold caches. They are immutable once adopted.
 type settings struct {
 	log         *zap.Logger
 	prefix      string
@@ -26,48 +27,81 @@ type settings struct {
 	redis       *redisx.Client // nil: none
 	redisPrefix string
 	redisTTL    time.Duration
+
+	since time.Time // set when they are adopted
 }
+
+// settleAfter is how long a configuration must run before settle.
+const settleAfter = time.Second
+
+// adoption is one configuration that runs, on the runtime it uses.
+type adoption struct {
+	rt *runtime
+	s  *settings
+}
+
+// adoptions are the configurations that run, the newest last: after a reload
+// one, while one is loaded two. A configuration that fails leaves again.
+var (
+	adoptionsMu sync.Mutex
+	adoptions   []adoption
+)
 
 // adopt puts the settings of a configuration that starts in force.
 func (rt *runtime) adopt(s *settings) {
-	rt.adoptMu.Lock()
-	defer rt.adoptMu.Unlock()
-	rt.adopted = append(rt.adopted, s)
+	adoptionsMu.Lock()
+	defer adoptionsMu.Unlock()
+	s.since = time.Now()
+	adoptions = append(adoptions, adoption{rt, s})
+	current.Store(rt)
 	rt.apply(s)
 }
 
 // abandon forgets the settings of a configuration that ends. If it was the
 // newest, because it failed to load, those before it are in force again.
 func (rt *runtime) abandon(s *settings) {
-	rt.adoptMu.Lock()
-	defer rt.adoptMu.Unlock()
-	i := slices.Index(rt.adopted, s)
-	if i < 0 {
-		return
+	adoptionsMu.Lock()
+	defer adoptionsMu.Unlock()
+	adoptions = slices.DeleteFunc(adoptions, func(a adoption) bool { return a.s == s })
+	var last *runtime
+	if n := len(adoptions); n > 0 {
+		last = adoptions[n-1].rt
 	}
-	newest := i == len(rt.adopted)-1
-	rt.adopted = slices.Delete(rt.adopted, i, i+1)
-	if n := len(rt.adopted); newest && n > 0 {
-		rt.apply(rt.adopted[n-1])
+	current.Store(last)
+	for _, a := range slices.Backward(adoptions) {
+		if a.rt == rt {
+			if rt.now.Load() != a.s {
+				rt.apply(a.s)
+			}
+			return
+		}
 	}
 }
 
+// apply puts settings in force that can be taken back without a trace. What
+// can't is done by settle.
 func (rt *runtime) apply(s *settings) {
-	current.Store(rt)
-	old := rt.now.Swap(s)
-	rt.memory.SetLimits(s.limits)
+	rt.now.Store(s)
 	rt.follower.Tune(s.following)
-	if s.prefix != old.prefix {
-		rt.learn(s.prefix)
-		ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
-		defer cancel()
-		rt.ensurePrefix(ctx, s.prefix)
-	}
+	rt.learn(s.prefix)
 	rt.linkShared()
 	if s.redis != nil {
 		s.redis.SetEvents(rt.redisEvents(s))
 		s.redis.Start()
 	}
+}
+
+// settle does what a failed load must not have done: it resizes the memory
+// tier and writes a new prefix. It is called a while after apply, and again.
+func (rt *runtime) settle() {
+	s := rt.now.Load()
+	if time.Since(s.since) < settleAfter || rt.settled.Swap(s) == s {
+		return
+	}
+	rt.memory.SetLimits(s.limits)
+	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+	defer cancel()
+	rt.ensurePrefix(ctx, s.prefix)
 }
 
 // linkShared gives the verifier the tier over the present Redis and secrets.

@@ -157,6 +157,9 @@ func (f *Follower) Trusted(now time.Time) bool {
 	return f.trust.age(now) < f.cfg.Load().MaxStaleness
 }
 
+// Lapse ends trust until the next good look.
+func (f *Follower) Lapse() { f.trust.lapse() }
+
 // Age is how long ago the last good look began; very long before the first.
 func (f *Follower) Age(now time.Time) time.Duration { return f.trust.age(now) }
 

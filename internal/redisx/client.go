@@ -92,7 +92,9 @@ func (c *Client) breaker(name string, counts func(error) bool, changed func(open
 		Name: name, MaxRequests: 1, Timeout: c.opts.Retry,
 		ReadyToTrip:  func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= 1 },
 		IsSuccessful: func(err error) bool { return !counts(err) },
-		IsExcluded:   func(err error) bool { return errors.Is(err, context.Canceled) || errors.Is(err, errClosed) },
+		IsExcluded: func(err error) bool {
+			return errors.Is(err, context.Canceled) || errors.Is(err, errClosed) || errors.Is(err, redis.ErrPoolTimeout)
+		},
 		OnStateChange: func(_ string, _, to gobreaker.State) {
 			// Half-open is neither: only a change of what people see is told.
 			if to == gobreaker.StateHalfOpen || open.Swap(to == gobreaker.StateOpen) == (to == gobreaker.StateOpen) {

@@ -22,6 +22,9 @@ const (
 	DefaultTimeout = 50 * time.Millisecond
 	// DefaultRetry is how long a server that failed is left alone.
 	DefaultRetry = time.Second
+	// poolSize is more than the calls a gateway makes at once, so that none
+	// waits for a connection of ours and takes that for a slow server.
+	poolSize = 96
 )
 
 // Options say how to reach a server. The zero value of every field but
@@ -122,7 +125,7 @@ func (o Options) client() *redis.Options {
 		ContextTimeoutEnabled: true,
 		DialTimeout:           o.Timeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout, PoolTimeout: o.Timeout,
 		MaxRetries: -1, DialerRetries: 1,
-		PoolSize: 32, PipelinePoolSize: -1,
+		PoolSize: poolSize, MaxConcurrentDials: poolSize, PipelinePoolSize: -1,
 		DisableIdentity:          true,
 		MaintNotificationsConfig: noMaintNotifications,
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -117,6 +118,28 @@ func TestClient_AClientThatLeavesIsNoOutage(t *testing.T) {
 	}
 	if !c.Up() {
 		t.Error("the breaker opened")
+	}
+}
+
+// TestClient_BurstIsNoOutage: as many calls at once as a gateway makes, to a
+// server some milliseconds away.
+func TestClient_BurstIsNoOutage(t *testing.T) {
+	r := servers.StartRedis(t)
+	p := servers.StartProxy(t, r.Addr)
+	p.Delay = 5 * time.Millisecond
+	p.Set(servers.Slow)
+	c := client(t, redisx.Options{Address: p.Addr, Timeout: 500 * time.Millisecond})
+	var wg sync.WaitGroup
+	for range 80 { // 64 reads and 16 writes
+		wg.Go(func() {
+			if _, err := c.Get(t.Context(), "a"); !errors.Is(err, auth.ErrNotFound) {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if !c.Up() {
+		t.Error("a burst opened the breaker")
 	}
 }
 

@@ -119,9 +119,13 @@ func (tx *Tx) newSecret(ctx context.Context, ring *secret.Ring, storeID []byte, 
 		name, ring.Seal(sealedName(storeID, name, 1), plain), tx.now)
 }
 
-// EnsureSealing makes a sealing secret where an earlier release left none.
+// EnsureSealing makes a sealing secret where an earlier release left none, or
+// where ring, which must have opened the minting secrets, can't open it: what
+// it sealed is only a cache.
 func (d *DB) EnsureSealing(ctx context.Context, actor string, ring *secret.Ring) error {
-	if _, have, err := d.secrets(ctx, ring, sealingSecret); err != nil || len(have) > 0 {
+	_, have, err := d.secrets(ctx, ring, sealingSecret)
+	useless := errors.Is(err, secret.ErrWrongKey) || errors.Is(err, auth.ErrCorrupt)
+	if err != nil && !useless || len(have) > 0 && !useless {
 		return err
 	}
 	return d.Change(ctx, actor, func(tx *Tx) error {
@@ -129,8 +133,11 @@ func (d *DB) EnsureSealing(ctx context.Context, actor string, ring *secret.Ring)
 		if err := tx.queryRow(ctx, `SELECT COUNT(*) FROM secrets WHERE name = $1`, sealingSecret).Scan(&n); err != nil {
 			return d.wrap("reading the sealing secret", err)
 		}
-		if n > 0 {
+		if n > 0 && !useless {
 			return nil
+		}
+		if err := tx.exec(ctx, "replacing the sealing secret", `DELETE FROM secrets WHERE name = $1`, sealingSecret); err != nil {
+			return err
 		}
 		var id []byte
 		if err := tx.queryRow(ctx, queryStoreID).Scan(&id); err != nil {

@@ -32,6 +32,7 @@ type node struct {
 	verifier *verifier.Verifier
 	loads    atomic.Int64
 	away     atomic.Bool // the store can't be reached
+	hanging  atomic.Bool // it does not answer
 
 	mu      sync.Mutex
 	current verifier.Hooks
@@ -115,6 +116,10 @@ func (n *node) LookupKey(ctx context.Context, fp auth.Fingerprint) (store.Loaded
 	n.loads.Add(1)
 	if n.away.Load() {
 		return store.Loaded{}, auth.ErrUnavailable
+	}
+	if n.hanging.Load() {
+		<-ctx.Done()
+		return store.Loaded{}, ctx.Err()
 	}
 	return n.db.LookupKey(ctx, fp)
 }

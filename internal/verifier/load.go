@@ -9,6 +9,7 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/cache"
 	"github.com/caddy-auth/caddy-auth/internal/feed"
+	"github.com/caddy-auth/caddy-auth/internal/store"
 )
 
 const (
@@ -16,7 +17,13 @@ const (
 	MaxLoads = 64
 	// MaxSharedReads is how many may be under way toward the shared tier; more
 	// go to the store at once.
-	MaxSharedReads = 256
+	MaxSharedReads = 64
+	// maxSharedWrites is how many writes may be under way; more are left out.
+	maxSharedWrites = 16
+	// patience is how long the store may take while an older shared record
+	// would do, and oldKept how long such a record is kept in memory.
+	patience = 250 * time.Millisecond
+	oldKept  = 5 * time.Second
 	// maxRuns is how often a load that a change overtook runs in all.
 	maxRuns = 3
 	// loadTimeout bounds one flight, whoever waits for it.
@@ -45,12 +52,18 @@ func (v *Verifier) run(f *cache.Flight, fp auth.Fingerprint, shared Shared) {
 	defer cancel()
 	var old *cache.Record
 	if shared != nil {
-		landed, record := v.loadShared(ctx, f, fp, shared)
+		var landed bool
+		landed, old = v.loadShared(ctx, f, fp, shared)
 		<-v.reads
-		if landed || !v.takeSlot(f) {
+		if landed {
 			return
 		}
-		old = record
+		if !take(v.slots) {
+			if old == nil || !v.landShared(f, fp, old, oldChecked(v.memory.TTL())) {
+				v.overloaded(f)
+			}
+			return
+		}
 	}
 	record, ok := v.loadStore(ctx, f, fp, old)
 	<-v.slots
@@ -74,10 +87,17 @@ func (v *Verifier) takeSlot(f *cache.Flight) bool {
 	if take(v.slots) {
 		return true
 	}
-	v.meter.Lookup(TierStore, Overloaded)
-	v.memory.Abort(f, auth.Undecided(auth.ErrOverloaded))
+	v.overloaded(f)
 	return false
 }
+
+func (v *Verifier) overloaded(f *cache.Flight) {
+	v.meter.Lookup(TierStore, Overloaded)
+	v.memory.Abort(f, auth.Undecided(auth.ErrOverloaded))
+}
+
+// oldChecked is a time of the check that keeps a verdict for oldKept.
+func oldChecked(ttl time.Duration) time.Time { return time.Now().Add(oldKept - ttl) }
 
 // loadShared lands the flight with a shared record. A record that is missing,
 // unreadable, fenced or ahead of the cursor is a miss; one that is older than
@@ -104,12 +124,13 @@ func (v *Verifier) loadShared(ctx context.Context, f *cache.Flight, fp auth.Fing
 		v.meter.Lookup(TierShared, Miss)
 		return false, &record
 	}
-	return v.landShared(f, fp, &record), nil
+	return v.landShared(f, fp, &record, record.Checked), nil
 }
 
-func (v *Verifier) landShared(f *cache.Flight, fp auth.Fingerprint, record *cache.Record) bool {
+// landShared lands the flight with a shared record, if no change overtook it.
+func (v *Verifier) landShared(f *cache.Flight, fp auth.Fingerprint, record *cache.Record, checked time.Time) bool {
 	parents := auth.ParentsOf(&record.Verdict.Identity)
-	if !v.memory.Land(f, record.Verdict, record.Checked, func() bool {
+	if !v.memory.Land(f, record.Verdict, checked, func() bool {
 		return v.fence.Fence(record.Point, fp, parents) == feed.Usable
 	}) {
 		v.meter.Lookup(TierShared, Fenced)
@@ -128,14 +149,14 @@ func (v *Verifier) loadStore(ctx context.Context, f *cache.Flight, fp auth.Finge
 			v.hooks.BeforeLoad(run)
 		}
 		checked := time.Now()
-		loaded, err := v.keys.LookupKey(ctx, fp)
+		loaded, err := v.lookup(ctx, fp, old != nil)
 		v.meter.Took(TierStore, time.Since(checked))
 		if v.hooks.AfterLoad != nil {
 			v.hooks.AfterLoad(run)
 		}
 		if err != nil {
 			v.meter.Lookup(TierStore, Failed)
-			if old == nil || !v.landShared(f, fp, old) {
+			if old == nil || !v.landShared(f, fp, old, oldChecked(v.memory.TTL())) {
 				v.memory.Abort(f, auth.Undecided(err))
 			}
 			return record, false
@@ -163,4 +184,14 @@ func (v *Verifier) loadStore(ctx context.Context, f *cache.Flight, fp auth.Finge
 	}
 	v.memory.Abort(f, auth.Undecided(auth.ErrFenced))
 	return record, false
+}
+
+// lookup asks the store, not for long if something else would do.
+func (v *Verifier) lookup(ctx context.Context, fp auth.Fingerprint, hurry bool) (store.Loaded, error) {
+	if !hurry {
+		return v.keys.LookupKey(ctx, fp)
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return v.keys.LookupKey(ctx, fp)
 }

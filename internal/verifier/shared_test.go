@@ -17,6 +17,7 @@ import (
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/cache"
+	"github.com/caddy-auth/caddy-auth/internal/manage"
 	"github.com/caddy-auth/caddy-auth/internal/secret"
 	"github.com/caddy-auth/caddy-auth/internal/verifier"
 )
@@ -252,11 +253,58 @@ func TestShared_OldRecordsServeOnlyWhenTheStoreIsAway(t *testing.T) {
 	n.away.Store(true)
 	n.want(k, auth.Allow, auth.ReasonNone)
 	n.away.Store(false)
+	n.memory.Clear() // it keeps such a record for a moment only
 	loads := n.loads.Load()
 	n.want(k, auth.Allow, auth.ReasonNone)
 	if n.loads.Load() != loads+1 {
 		t.Error("the old record was kept")
 	}
+}
+
+// TestShared_OldRecordsWhenTheStoreHangs: a store that does not answer costs a
+// moment, once, and full slots cost nothing where an older record would do.
+func TestShared_OldRecordsWhenTheStoreHangs(t *testing.T) {
+	r := newRemote()
+	n := newNode(t)
+	s := n.share(r)
+	keys := make([]manage.Made, 80)
+	for i := range keys {
+		keys[i] = n.create("acme")
+	}
+	n.look()
+	for i, k := range keys {
+		fp := auth.FingerprintOf(k.Text.Reveal())
+		loaded, err := n.db.LookupKey(t.Context(), fp)
+		n.must(err)
+		n.want(k, auth.Allow, auth.ReasonNone)
+		r.eventuallyHas(t, i+1)
+		n.must(s.Put(t.Context(), fp, cache.Record{Verdict: n.verify(k), Point: loaded.Point, Checked: time.Now().Add(-n.memory.TTL())}))
+	}
+	n.memory.Clear()
+	n.hanging.Store(true)
+	for range 2 {
+		began := time.Now()
+		var wg sync.WaitGroup
+		for _, k := range keys {
+			wg.Go(func() { n.want(k, auth.Allow, auth.ReasonNone) })
+		}
+		wg.Wait()
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("80 requests took %s", took)
+		}
+	}
+	began := time.Now()
+	for _, k := range keys {
+		n.want(k, auth.Allow, auth.ReasonNone)
+	}
+	if took := time.Since(began); took > 200*time.Millisecond {
+		t.Errorf("asking again took %s: the old records are not kept for a while", took)
+	}
+	// Kept or not, a change reaches them.
+	n.hanging.Store(false)
+	n.revoke(keys[0])
+	n.look()
+	n.want(keys[0], auth.Deny, auth.ReasonRevoked)
 }
 
 // counts is a meter.

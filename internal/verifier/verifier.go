@@ -67,7 +67,7 @@ func New(memory *cache.Memory, fence Fence, keys Keys, meter Meter, hooks Hooks)
 	}
 	return &Verifier{
 		memory: memory, fence: fence, keys: keys, meter: meter, hooks: hooks,
-		slots: make(chan struct{}, MaxLoads), reads: make(chan struct{}, MaxSharedReads), writes: make(chan struct{}, MaxLoads),
+		slots: make(chan struct{}, MaxLoads), reads: make(chan struct{}, MaxSharedReads), writes: make(chan struct{}, maxSharedWrites),
 	}
 }
 
