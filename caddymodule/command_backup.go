@@ -60,6 +60,9 @@ func storeBackup(ctx context.Context, s *session) error {
 	if withKey && !t.master.Empty() {
 		return usagef("--with-master-key: the master key comes from the configuration and is kept there")
 	}
+	if _, err := os.Lstat(out + ".master-key"); withKey && err == nil {
+		return auth.WithHint(fmt.Errorf("%s.master-key exists and is not overwritten", out), "name another file, or remove it first")
+	}
 	db, err := store.Open(ctx, b, store.Existing)
 	if err != nil {
 		return err
@@ -77,7 +80,7 @@ func storeBackup(ctx context.Context, s *session) error {
 	switch {
 	case withKey:
 		if err := sqlite.CopyMasterKey(b.MasterKeyPath(), out+".master-key"); err != nil {
-			return err
+			return errors.Join(err, os.Remove(out)) // all or nothing, so that it can be run again
 		}
 		where = out + ".master-key"
 		s.note("the master key is beside it, in %s: whoever has both has the secrets; move them apart", where)
@@ -99,13 +102,14 @@ func storeBackup(ctx context.Context, s *session) error {
 
 // restore is one run of store restore.
 type restore struct {
-	s      *session
-	t      *target
-	at     *sqlite.Backend
-	staged *sqlite.Backend
-	db     *store.DB // the staged copy
-	loss   *manage.Loss
-	why    string // why the loss is not known
+	s       *session
+	t       *target
+	at      *sqlite.Backend
+	present *store.DB // nil: missing or unreadable
+	staged  *sqlite.Backend
+	db      *store.DB // the staged copy; nil when it is closed
+	loss    *manage.Loss
+	why     string // why the loss is not known
 
 	keyFile string // a saved master key to put in place, or ""
 }
@@ -118,19 +122,13 @@ func storeRestore(ctx context.Context, s *session) (err error) {
 	if r.t, r.at, err = s.sqliteTarget(); err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, r.close()) }()
 	if r.staged, err = r.at.Stage(ctx, s.args[0]); err != nil {
 		return fmt.Errorf("reading the backup %s: %w", s.args[0], err)
 	}
-	defer func() { err = errors.Join(err, r.staged.Discard()) }()
 	if r.db, err = store.Open(ctx, r.staged, store.Existing); err != nil {
 		return fmt.Errorf("opening the backup: %w", err)
 	}
-	closed := false
-	defer func() {
-		if !closed {
-			err = errors.Join(err, r.db.Close())
-		}
-	}()
 	if err := r.checkMasterKey(ctx); err != nil {
 		return err
 	}
@@ -147,26 +145,62 @@ func storeRestore(ctx context.Context, s *session) (err error) {
 	if err := s.confirm("put this backup in place of " + r.at.Path()); err != nil {
 		return err
 	}
+	return r.swap(ctx)
+}
+
+// swap exchanges the databases. Nobody changes the present one meanwhile, and
+// nothing changed in it that was not told.
+func (r *restore) swap(ctx context.Context) (err error) {
+	if r.present != nil {
+		release, err := r.at.Hold(ctx)
+		if err != nil {
+			return fmt.Errorf("holding %s: %w", r.at.Path(), err)
+		}
+		defer func() { _ = release() }() // the file is another's by then
+		loss, err := manage.Compare(ctx, r.present, r.db)
+		if err != nil {
+			return err
+		}
+		if !loss.Same(*r.loss) {
+			return auth.WithHint(fmt.Errorf("%s changed since what is lost was listed: %w", r.at.Path(), auth.ErrConflict), "nothing was changed; run it again")
+		}
+	}
 	repeated, err := r.prepare(ctx)
 	if err != nil {
 		return err
 	}
-	closed = true
-	if err := r.db.Close(); err != nil {
+	err = r.db.Close()
+	if r.db = nil; err != nil {
+		return err
+	}
+	if err := adoptOwner(r.staged.Path(), r.at.Path()); err != nil {
 		return err
 	}
 	aside, err := r.at.PutInPlace(r.staged, time.Now().UTC().Format("20060102T150405Z"))
+	if aside != "" {
+		r.s.note("what was there is now %s: remove it when you are sure", aside)
+	}
 	if err != nil {
 		return err
 	}
-	s.note("restored; running gateways notice within their poll interval")
-	if aside != "" {
-		s.note("what was there is now %s: remove it when you are sure", aside)
-	}
-	if s.json {
-		return printJSON(s.out, map[string]any{"restored": s.args[0], "moved_aside": aside, "stopped_again": repeated})
+	r.s.note("restored; running gateways notice within their poll interval")
+	if r.s.json {
+		return printJSON(r.s.out, map[string]any{"restored": r.s.args[0], "moved_aside": aside, "stopped_again": repeated})
 	}
 	return nil
+}
+
+func (r *restore) close() error {
+	var errs []error
+	for _, db := range []*store.DB{r.db, r.present} {
+		if db != nil {
+			errs = append(errs, db.Close())
+		}
+	}
+	if r.staged != nil {
+		errs = append(errs, r.staged.Discard())
+	}
+	return errors.Join(errs...)
 }
 
 // checkMasterKey makes sure that the backup's secrets can be opened, with the
@@ -206,8 +240,10 @@ func (r *restore) compare(ctx context.Context) error {
 		r.why = fmt.Sprintf("the store here can't be read (%v)", err)
 		return nil
 	}
-	defer present.Close()
 	loss, err := manage.Compare(ctx, present, r.db)
+	if err != nil {
+		_ = present.Close() // the first error is the one to report
+	}
 	switch {
 	case errors.Is(err, auth.ErrConflict):
 		return auth.WithHint(err, "restore it elsewhere with --store sqlite:PATH, or move the store here away first")
@@ -217,7 +253,7 @@ func (r *restore) compare(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	r.loss = &loss
+	r.present, r.loss = present, &loss
 	return nil
 }
 
@@ -254,6 +290,10 @@ func (r *restore) tell(ctx context.Context) error {
 				return err
 			}
 		}
+		if k.Why == "ending" {
+			r.s.note("works longer: %s of %s, which would have ended %s", k.Key.ID, k.Key.Owner, moment(k.Key.NotAfter()))
+			continue
+		}
 		r.s.note("works again: %s of %s, which was %s", k.Key.ID, k.Key.Owner, k.Why)
 	}
 	for _, o := range r.loss.Owners {
@@ -274,6 +314,10 @@ func (r *restore) tell(ctx context.Context) error {
 func (r *restore) commands() {
 	ids := map[string][]string{}
 	for _, k := range r.loss.Revived {
+		if k.Why == "ending" {
+			r.s.note("  caddy-auth key edit %s --expires %s", k.Key.ID, moment(k.Key.NotAfter()))
+			continue
+		}
 		action := "revoke"
 		if k.Why == "disabled" {
 			action = "disable"
@@ -295,6 +339,9 @@ func (r *restore) commands() {
 func (r *restore) prepare(ctx context.Context) (repeated int, err error) {
 	if r.keyFile != "" {
 		if err := sqlite.CopyMasterKey(r.keyFile, r.at.MasterKeyPath()); err != nil {
+			return 0, err
+		}
+		if err := adoptOwner(r.at.MasterKeyPath(), r.at.Path()); err != nil {
 			return 0, err
 		}
 	}

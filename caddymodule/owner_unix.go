@@ -3,8 +3,10 @@
 package caddymodule
 
 import (
+	"fmt"
 	"os"
 	"os/user"
+	"path/filepath"
 	"strconv"
 	"syscall"
 )
@@ -25,4 +27,25 @@ func fileOwner(path string) string {
 		return u.Username
 	}
 	return "#" + id
+}
+
+// adoptOwner gives a file that root made the owner of the directory in which
+// it, or what it will become, stands: else a gateway that is not root could
+// not use it.
+func adoptOwner(file, becomes string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	info, err := os.Stat(filepath.Dir(becomes))
+	if err != nil {
+		return fmt.Errorf("looking at the directory: %w", err)
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || st.Uid == 0 {
+		return nil
+	}
+	if err := os.Chown(file, int(st.Uid), int(st.Gid)); err != nil {
+		return fmt.Errorf("giving %s to its directory's owner: %w", file, err)
+	}
+	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
@@ -26,10 +27,18 @@ type Loss struct {
 	Owners []auth.Owner
 }
 
-// Revival is a key that a backup brings back to life.
+// Revival is a key that a backup lets work longer than it would now: one that
+// is stopped and would not be, or stopped in a weaker way, or that has an end
+// which would be later or none.
 type Revival struct {
 	Key *auth.Key // as it is now
-	Why string    // revoked, disabled, replaced or expired
+	Why string    // revoked, disabled, replaced, expired or ending
+}
+
+// Same reports whether two comparisons came to the same.
+func (l Loss) Same(o Loss) bool {
+	same := func(a, b Revival) bool { return a.Key.ID == b.Key.ID && a.Why == b.Why }
+	return l.Count == o.Count && slices.EqualFunc(l.Revived, o.Revived, same) && len(l.Owners) == len(o.Owners)
 }
 
 // Compare says what going back from present to backup would undo. Backups of
@@ -53,7 +62,7 @@ func Compare(ctx context.Context, present, backup *store.DB) (Loss, error) {
 	now := time.Now()
 	err = present.Keys(ctx, store.KeyFilter{}, func(k *auth.Key) error {
 		why := stopped(k, now)
-		if why == "" {
+		if why == "" && k.NotAfter() == 0 {
 			return nil
 		}
 		then, err := backup.KeyByID(ctx, k.ID)
@@ -63,7 +72,10 @@ func Compare(ctx context.Context, present, backup *store.DB) (Loss, error) {
 		if err != nil {
 			return err
 		}
-		if stopped(then, now) == "" {
+		if why == "" && later(then.NotAfter(), k.NotAfter()) {
+			why = "ending"
+		}
+		if weaker(stopped(then, now), why) {
 			l.Revived = append(l.Revived, Revival{k, why})
 		}
 		return nil
@@ -111,6 +123,21 @@ func (l *Loss) changes(ctx context.Context, present, backup *store.DB) error {
 	})
 }
 
+// later reports whether the end then comes after the end now; 0 is never.
+func later(then, now int64) bool { return then == 0 || then > now }
+
+// weaker reports whether what stopped a key then does not hold what stops it
+// now: revoking is for good, anything else can be undone.
+func weaker(then, now string) bool {
+	switch now {
+	case "":
+		return false
+	case "revoked":
+		return then != "revoked"
+	}
+	return then == ""
+}
+
 // stopped says why a key by itself does not work at now, or "". Its owner is
 // looked at on its own.
 func stopped(k *auth.Key, now time.Time) string {
@@ -132,9 +159,12 @@ func stopped(k *auth.Key, now time.Time) string {
 func (m *Manager) Repeat(ctx context.Context, l Loss) (keys, owners int, err error) {
 	const reason = "repeated after a restore"
 	for _, r := range l.Revived {
-		if r.Why == "disabled" {
+		switch r.Why {
+		case "disabled":
 			_, err = m.SetDisabled(ctx, []string{r.Key.ID}, true, reason)
-		} else {
+		case "ending":
+			_, err = m.Edit(ctx, []string{r.Key.ID}, func(s *KeySpec) { s.ExpiresAt = r.Key.NotAfter() })
+		default:
 			_, err = m.Revoke(ctx, []string{r.Key.ID}, reason)
 		}
 		if err != nil {

@@ -285,9 +285,8 @@ func TestReload_ThatFailsChangesNothing(t *testing.T) {
 	}
 }
 
-// TestReload_ToAnotherStore: Caddy may serve before the new store is open; its
-// keys are waited for, not refused. A request that was inside before keeps
-// its store, and what is revoked there meanwhile stays revoked.
+// TestReload_ToAnotherStore: Caddy may serve before the new store is open; then
+// requests wait for it.
 func TestReload_ToAnotherStore(t *testing.T) {
 	dirs := [2]string{t.TempDir(), t.TempDir()}
 	var keys [2]string

@@ -2,6 +2,7 @@ package sqlite_test
 
 import (
 	"bytes"
+	"context"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/secret"
@@ -88,6 +90,14 @@ func TestBackup_OfAStoreInUse(t *testing.T) {
 	if err := errors.Join(err, copied.Close()); err != nil || last.Target != "49" {
 		t.Errorf("last row %+v, %v", last, err)
 	}
+	// A name that SQLite would take for a URI.
+	t.Chdir(dir)
+	if err := b.Backup(t.Context(), "file:odd.db"); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat("file:odd.db"); err != nil || info.Mode().Perm() != 0o600 || info.Size() == 0 {
+		t.Errorf("%v %v", info, err)
+	}
 	gone := sqlite.New(filepath.Join(dir, "gone.db"))
 	if err := gone.Backup(t.Context(), filepath.Join(dir, "of-nothing.db")); err == nil {
 		t.Error("a backup of nothing")
@@ -97,55 +107,126 @@ func TestBackup_OfAStoreInUse(t *testing.T) {
 	}
 }
 
-// TestPutInPlace moves a store with its log aside and leaves no log for the
-// new one.
+// TestPutInPlace under a gateway: what was there stays, whole, under a name
+// that was free, and the new file has no log that is not its own.
 func TestPutInPlace(t *testing.T) {
 	dir := t.TempDir()
-	path := filepath.Join(dir, "auth.db")
-	db := create(t, path)
-	b := sqlite.New(path)
-	backup := filepath.Join(dir, "backup.db")
-	if err := b.Backup(t.Context(), backup); err != nil {
+	path, link := filepath.Join(dir, "auth.db"), filepath.Join(dir, "link.db")
+	db := create(t, path) // stays open, as a gateway's
+	if err := os.Symlink(path, link); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.Note(t.Context(), "test", "late", "x", nil); err != nil {
+	b := sqlite.New(link)
+	backup := filepath.Join(dir, "backup.db")
+	if err := b.Backup(t.Context(), backup); err != nil {
 		t.Fatal(err)
 	}
 	before, err := os.ReadFile(backup)
 	if err != nil {
 		t.Fatal(err)
 	}
-	staged, err := b.Stage(t.Context(), backup)
-	if err != nil {
-		t.Fatal(err)
-	}
-	aside, err := b.PutInPlace(staged, "now")
-	if err != nil || aside != path+".before-restore-now" {
-		t.Fatalf("%q %v", aside, err)
-	}
-	if _, err := os.Stat(path + "-wal"); err == nil {
-		t.Error("the new file has the old one's log")
-	}
-	for p, want := range map[string]string{path: "store.init", aside: "late"} {
+	last := func(p string) string {
+		t.Helper()
 		db, err := store.Open(t.Context(), sqlite.New(p), store.Existing)
 		if err != nil {
 			t.Fatal(err)
 		}
-		last, err := db.LastAudit(t.Context())
-		if err := errors.Join(err, db.Close()); err != nil || last.Action != want {
-			t.Errorf("%s: %+v, %v", filepath.Base(p), last, err)
+		e, err := db.LastAudit(t.Context())
+		if err := errors.Join(err, db.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return e.Action
+	}
+	var asides []string
+	for i, from := range []string{backup, backup, ""} {
+		if i < 2 {
+			if err := db.Note(t.Context(), "test", fmt.Sprint("late", i), "x", nil); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			from = asides[0] // undo the first
+		}
+		staged, err := b.Stage(t.Context(), from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		release, err := b.Hold(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 { // nobody else writes meanwhile
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			if err := db.Note(ctx, "test", "meanwhile", "x", nil); err == nil {
+				t.Error("written while it is held")
+			}
+			cancel()
+		}
+		aside, err := b.PutInPlace(staged, "now")
+		if err := errors.Join(err, release()); err != nil {
+			t.Fatal(err)
+		}
+		asides = append(asides, aside)
+		if err := db.Reopen(t.Context()); err != nil { // as a gateway does
+			t.Fatal(err)
 		}
 	}
+	if asides[0] == asides[1] || asides[1] == asides[2] {
+		t.Fatalf("names %q", asides)
+	}
+	for p, want := range map[string]string{asides[0]: "late0", asides[1]: "late1", asides[2]: "store.init", link: "late0"} {
+		if got := last(p); got != want {
+			t.Errorf("%s ends with %s, want %s", filepath.Base(p), got, want)
+		}
+	}
+	if info, err := os.Lstat(link); err != nil || info.Mode()&os.ModeSymlink == 0 {
+		t.Error("the link was replaced, not what it leads to")
+	}
 	if after, _ := os.ReadFile(backup); !bytes.Equal(before, after) {
-		t.Error("the backup was touched")
+		t.Error("the backup was changed")
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "*.restoring-*")); len(left) > 0 {
 		t.Errorf("left %s", strings.Join(left, ", "))
 	}
-	if err := os.WriteFile(backup, []byte(strings.Repeat("garbage ", 999)), 0o600); err != nil {
+}
+
+// TestStage_BackupWithItsLog: a copy of the files of a store in use is the
+// database and its write-ahead log; both count.
+func TestStage_BackupWithItsLog(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "auth.db")
+	db := create(t, path)
+	if err := db.Note(t.Context(), "test", "only in the log", "x", nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Stage(t.Context(), backup); !errors.Is(err, auth.ErrCorrupt) {
+	copied := filepath.Join(dir, "copied.db")
+	for _, suffix := range []string{"", "-wal"} {
+		text, err := os.ReadFile(path + suffix)
+		if err == nil {
+			err = os.WriteFile(copied+suffix, text, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	staged, err := sqlite.New(filepath.Join(dir, "elsewhere", "auth.db")).Stage(t.Context(), copied)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := store.Open(t.Context(), staged, store.Existing)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := got.LastAudit(t.Context())
+	if err := errors.Join(err, got.Close()); err != nil || e.Action != "only in the log" {
+		t.Errorf("%+v %v", e, err)
+	}
+	if err := os.WriteFile(copied, []byte(strings.Repeat("garbage ", 999)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(copied + "-wal"); err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	if _, err := sqlite.New(path).Stage(t.Context(), copied); !errors.Is(err, auth.ErrCorrupt) {
 		t.Errorf("garbage: %v", err)
 	}
 }
