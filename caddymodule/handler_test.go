@@ -162,3 +162,25 @@ func TestApp_StalenessIsComparedWithDefaults(t *testing.T) {
 		}
 	}
 }
+
+// TestRuntime_NothingIsTrustedAfterItsEnd: nobody follows the journal any
+// more, so a cached identity is worth nothing.
+func TestRuntime_NothingIsTrustedAfterItsEnd(t *testing.T) {
+	h, key := newHandler(t)
+	serve := func() int {
+		w := httptest.NewRecorder()
+		if err := h.ServeHTTP(w, requests(t, 1, key)[0], caddyhttp.HandlerFunc(checkIdentity)); err != nil {
+			t.Fatal(err)
+		}
+		return w.Code
+	}
+	if got := serve(); got != http.StatusOK {
+		t.Fatalf("status %d", got)
+	}
+	if err := h.app.rt.end(); err != nil {
+		t.Fatal(err)
+	}
+	if got := serve(); got != http.StatusServiceUnavailable {
+		t.Errorf("status %d after the end", got)
+	}
+}

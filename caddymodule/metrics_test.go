@@ -12,6 +12,7 @@ import (
 )
 
 func TestMetrics_LintAndTwoRegistries(t *testing.T) {
+	newHandler(t) // gauges tell of a gateway that runs
 	for range 2 { // as over a reload
 		reg := prometheus.NewPedanticRegistry()
 		if err := metrics.register(reg); err != nil {
@@ -19,6 +20,9 @@ func TestMetrics_LintAndTwoRegistries(t *testing.T) {
 		}
 		if err := metrics.register(reg); err != nil {
 			t.Errorf("registering twice: %v", err)
+		}
+		if n, err := testutil.GatherAndCount(reg, "caddy_auth_trusted", "caddy_auth_cache_entries", "caddy_auth_store_up"); err != nil || n != 4 {
+			t.Errorf("%d gauges, %v", n, err)
 		}
 		problems, err := testutil.GatherAndLint(reg)
 		if err != nil {

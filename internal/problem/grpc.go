@@ -21,9 +21,10 @@ const (
 
 // grpcType returns the media type of a gRPC request, to answer with, and
 // whether it is one: application/grpc or application/grpc-web, with or without
-// a +subtype.
+// a +subtype, over HTTP/2 or 3. Over HTTP/1 a header would let any client turn
+// its refusals into 200.
 func grpcType(r *http.Request) (string, bool) {
-	if r.Method != http.MethodPost || len(r.Header["Content-Type"]) != 1 {
+	if r.ProtoMajor < 2 || r.Method != http.MethodPost || len(r.Header["Content-Type"]) != 1 {
 		return "", false
 	}
 	kind, _, err := mime.ParseMediaType(r.Header["Content-Type"][0])

@@ -71,6 +71,7 @@ func TestWrite_GRPC(t *testing.T) {
 			auth.CodeCredentialInQuery: "3", auth.CodeMissingCredential: "16", auth.CodeInvalidCredential: "16", auth.CodeInsufficientScope: "7", auth.CodeUnavailable: "14", auth.CodeTooEarly: "14",
 		} {
 			r := httptest.NewRequest(http.MethodPost, "/pkg.Service/Method", nil)
+			r.ProtoMajor = 2
 			if kind != "" {
 				r.Header.Set("Content-Type", kind)
 			}
@@ -90,7 +91,13 @@ func TestWrite_GRPC(t *testing.T) {
 			}
 		}
 	}
+	old := httptest.NewRequest(http.MethodPost, "/", nil)
+	old.Header.Set("Content-Type", "application/grpc")
+	if problem.IsGRPC(old) {
+		t.Error("gRPC over HTTP/1")
+	}
 	get := httptest.NewRequest(http.MethodGet, "/", nil)
+	get.ProtoMajor = 2
 	get.Header.Set("Content-Type", "application/grpc")
 	if problem.IsGRPC(get) {
 		t.Error("gRPC is POST")
