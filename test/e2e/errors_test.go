@@ -19,7 +19,9 @@ var metricName = regexp.MustCompile(`caddy_auth_[a-z_]+`)
 func TestErrors_WhoAnswers(t *testing.T) {
 	g := start(t, options{raw: `
 http://a.test:{port} {
-	auth
+	auth {
+		errors problem
+	}
 	reverse_proxy {upstream}
 }
 http://b.test:{port} {
