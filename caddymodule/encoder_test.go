@@ -77,3 +77,33 @@ func TestEncoder_EveryKindOfField(t *testing.T) {
 		t.Error("the logged values themselves were changed")
 	}
 }
+
+// BenchmarkEncoder encodes what a proxied request with an access log does:
+// two contexts and an entry.
+func BenchmarkEncoder(b *testing.B) {
+	request := httptest.NewRequest(http.MethodGet, "/v1/orders/4711?page=2", nil)
+	request.Header = http.Header{"User-Agent": {"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)"}, "Accept": {"*/*"}, "Accept-Encoding": {"gzip, deflate, br"}, "X-Api-Key": {"s3cret"}}
+	out := http.Header{"X-Forwarded-For": {"127.0.0.1"}, "X-Forwarded-Proto": {"https"}, "X-Forwarded-Host": {"localhost"}, "User-Agent": {"Mozilla/5.0"}, "Via": {"1.1 Caddy"}, "X-Auth-Subject": {"acme"}, "X-Auth-Method": {"api_key"}, "X-Auth-Credential-Id": {"key_01931f1a-8c5b-7a7b-9c3e-1f2d3c4b5a69"}, "X-Auth-Scopes": {"orders:read"}, "X-Auth-Environment": {"live"}}
+	upstream := request.Clone(b.Context())
+	upstream.Header = out
+	answer := http.Header{"Server": {"Caddy"}, "Content-Type": {"application/json"}, "Content-Length": {"17"}, "Date": {"Sun, 22 Nov 2026 05:00:00 GMT"}}
+	for name, enc := range map[string]zapcore.Encoder{
+		"stock":  zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()),
+		"redact": &RedactEncoder{Encoder: zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())},
+	} {
+		b.Run(name, func(b *testing.B) {
+			log := zap.New(zapcore.NewCore(enc, zapcore.AddSync(discard{}), zapcore.InfoLevel))
+			b.ReportAllocs()
+			for b.Loop() {
+				log.With(zap.Object("request", caddyhttp.LoggableHTTPRequest{Request: upstream}), zap.String("upstream", "127.0.0.1:9000")).Debug("upstream roundtrip")
+				log.With(zap.Object("request", caddyhttp.LoggableHTTPRequest{Request: request})).Info("handled request",
+					zap.Int("bytes_read", 0), zap.String("user_id", "acme"), zap.Duration("duration", 12345), zap.Int("size", 17), zap.Int("status", 200),
+					zap.Object("resp_headers", caddyhttp.LoggableHTTPHeader{Header: answer}))
+			}
+		})
+	}
+}
+
+type discard struct{}
+
+func (discard) Write(p []byte) (int, error) { return len(p), nil }

@@ -20,19 +20,20 @@ var masker = redact.NewMasker()
 
 // maskField returns what may be logged of a field.
 func maskField(f zapcore.Field) (_ zapcore.Field, changed bool) {
-	if key := masker.String(f.Key); key != f.Key {
+	key, secret := masker.Key(f.Key)
+	if len(key) != len(f.Key) || key != f.Key {
 		f.Key, changed = key, true
 	}
 	switch f.Type {
 	case zapcore.StringType:
-		masked := maskNamed(f.Key, f.String)
+		masked := maskValue(secret, f.String)
 		if masked == f.String {
 			return f, changed
 		}
 		return zap.String(f.Key, masked), true
 	case zapcore.ByteStringType, zapcore.BinaryType:
 		if b, ok := f.Interface.([]byte); ok {
-			f.Interface = maskBytes(f.Key, b)
+			f.Interface = maskBytes(secret, b)
 		}
 		return f, true
 	case zapcore.ObjectMarshalerType:
@@ -40,16 +41,16 @@ func maskField(f zapcore.Field) (_ zapcore.Field, changed bool) {
 	case zapcore.InlineMarshalerType:
 		return zap.Inline(maskObject(f.Interface.(zapcore.ObjectMarshaler))), true
 	case zapcore.ArrayMarshalerType:
-		return zap.Array(f.Key, maskArray(f.Key, f.Interface.(zapcore.ArrayMarshaler))), true
+		return zap.Array(f.Key, maskArray(secret, f.Interface.(zapcore.ArrayMarshaler))), true
 	case zapcore.ReflectType:
-		f.Interface = maskAny(f.Key, f.Interface)
+		f.Interface = maskAny(secret, f.Interface)
 		return f, true
 	case zapcore.ErrorType, zapcore.StringerType:
 		text, dirty := maskText(f)
-		if !dirty && !masker.Name(f.Key) {
+		if !dirty && !secret {
 			return f, changed
 		}
-		return zap.String(f.Key, maskNamed(f.Key, text)), true
+		return zap.String(f.Key, maskValue(secret, text)), true
 	}
 	return f, changed
 }
@@ -90,16 +91,16 @@ func maskText(f zapcore.Field) (text string, dirty bool) {
 	return masker.String(all[0]), dirty
 }
 
-// maskNamed masks a value by its name, or by what it looks like.
-func maskNamed(name, value string) string {
-	if masker.Name(name) {
+// maskValue masks a value that is a secret by its name, or looks like one.
+func maskValue(secret bool, value string) string {
+	if secret {
 		return redact.Mark
 	}
 	return masker.String(value)
 }
 
-func maskBytes(name string, b []byte) []byte {
-	if s := maskNamed(name, string(b)); s != string(b) {
+func maskBytes(secret bool, b []byte) []byte {
+	if s := maskValue(secret, string(b)); s != string(b) {
 		return []byte(s)
 	}
 	return b
@@ -109,15 +110,28 @@ func maskBytes(name string, b []byte) []byte {
 func maskObject(m zapcore.ObjectMarshaler) zapcore.ObjectMarshaler {
 	switch h := m.(type) {
 	case caddyhttp.LoggableHTTPHeader:
-		h.Header = maskHeader(h.Header)
-		return h
+		return maskedHeader(h.Header)
 	case *caddyhttp.LoggableHTTPHeader:
 		if h == nil {
-			return m
+			return maskedHeader(nil)
 		}
-		return caddyhttp.LoggableHTTPHeader{Header: maskHeader(h.Header), ShouldLogCredentials: h.ShouldLogCredentials}
+		return maskedHeader(h.Header)
 	}
 	return maskedObject{m}
+}
+
+// maskedHeader is logged as Caddy's LoggableHTTPHeader is, masked.
+type maskedHeader http.Header
+
+// MarshalLogObject implements zapcore.ObjectMarshaler.
+func (h maskedHeader) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	for name, values := range h {
+		name, values, _ = masker.Header(name, values)
+		if err := enc.AddArray(name, caddyhttp.LoggableStringArray(values)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // maskHeader returns h, or a copy with what must not be logged masked.
@@ -145,19 +159,20 @@ func maskHeader(h http.Header) http.Header {
 
 // maskAny masks what is logged by reflection: it is looked at as the JSON that
 // encoders print.
-func maskAny(name string, v any) any {
-	switch v := v.(type) {
-	case nil:
+func maskAny(secret bool, v any) any {
+	if v == nil {
 		return nil
+	}
+	if secret {
+		return redact.Mark
+	}
+	switch v := v.(type) {
 	case string:
-		return maskNamed(name, v)
+		return masker.String(v)
 	case http.Header:
 		return maskHeader(v)
 	case map[string][]string:
 		return map[string][]string(maskHeader(v))
-	}
-	if masker.Name(name) {
-		return redact.Mark
 	}
 	text, err := json.Marshal(v)
 	if err != nil {
@@ -217,34 +232,43 @@ func (m maskedObject) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 type objectMask struct{ zapcore.ObjectEncoder }
 
 func (e objectMask) AddString(key, value string) {
-	e.ObjectEncoder.AddString(masker.String(key), maskNamed(key, value))
+	key, secret := masker.Key(key)
+	e.ObjectEncoder.AddString(key, maskValue(secret, value))
 }
 
 func (e objectMask) AddByteString(key string, value []byte) {
-	e.ObjectEncoder.AddByteString(masker.String(key), maskBytes(key, value))
+	key, secret := masker.Key(key)
+	e.ObjectEncoder.AddByteString(key, maskBytes(secret, value))
 }
 
 func (e objectMask) AddBinary(key string, value []byte) {
-	e.ObjectEncoder.AddBinary(masker.String(key), maskBytes(key, value))
+	key, secret := masker.Key(key)
+	e.ObjectEncoder.AddBinary(key, maskBytes(secret, value))
 }
 
 func (e objectMask) AddObject(key string, value zapcore.ObjectMarshaler) error {
-	return e.ObjectEncoder.AddObject(masker.String(key), maskObject(value))
+	key, _ = masker.Key(key)
+	return e.ObjectEncoder.AddObject(key, maskObject(value))
 }
 
 func (e objectMask) AddArray(key string, value zapcore.ArrayMarshaler) error {
-	return e.ObjectEncoder.AddArray(masker.String(key), maskArray(key, value))
+	key, secret := masker.Key(key)
+	return e.ObjectEncoder.AddArray(key, maskArray(secret, value))
 }
 
 func (e objectMask) AddReflected(key string, value any) error {
-	return e.ObjectEncoder.AddReflected(masker.String(key), maskAny(key, value))
+	key, secret := masker.Key(key)
+	return e.ObjectEncoder.AddReflected(key, maskAny(secret, value))
 }
 
-func (e objectMask) OpenNamespace(key string) { e.ObjectEncoder.OpenNamespace(masker.String(key)) }
+func (e objectMask) OpenNamespace(key string) {
+	key, _ = masker.Key(key)
+	e.ObjectEncoder.OpenNamespace(key)
+}
 
 // maskArray masks an array by its name, or what it tells its encoder.
-func maskArray(name string, m zapcore.ArrayMarshaler) zapcore.ArrayMarshaler {
-	if masker.Name(name) {
+func maskArray(secret bool, m zapcore.ArrayMarshaler) zapcore.ArrayMarshaler {
+	if secret {
 		return zapcore.ArrayMarshalerFunc(func(enc zapcore.ArrayEncoder) error {
 			enc.AppendString(redact.Mark)
 			return nil
@@ -265,7 +289,7 @@ type arrayMask struct{ zapcore.ArrayEncoder }
 func (e arrayMask) AppendString(value string) { e.ArrayEncoder.AppendString(masker.String(value)) }
 
 func (e arrayMask) AppendByteString(value []byte) {
-	e.ArrayEncoder.AppendByteString(maskBytes("", value))
+	e.ArrayEncoder.AppendByteString(maskBytes(false, value))
 }
 
 func (e arrayMask) AppendObject(value zapcore.ObjectMarshaler) error {
@@ -277,5 +301,5 @@ func (e arrayMask) AppendArray(value zapcore.ArrayMarshaler) error {
 }
 
 func (e arrayMask) AppendReflected(value any) error {
-	return e.ArrayEncoder.AppendReflected(maskAny("", value))
+	return e.ArrayEncoder.AppendReflected(maskAny(false, value))
 }

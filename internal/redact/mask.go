@@ -25,6 +25,7 @@ type Masker struct {
 
 // maskedNames is immutable.
 type maskedNames struct {
+	plain   map[string]bool // names as they are often written that are no credentials
 	headers map[string]bool // normalized names of headers that carry credentials
 	params  []string        // parameter names beyond the built-in ones
 	scanner *Scanner
@@ -38,6 +39,17 @@ var maskedHeaders = []string{
 	"password", "xpassword", "dpop", "xcsrftoken", "xgitlabtoken", "privatetoken", "xvaulttoken", "xauthassertion", "securitytoken", "xamzsecuritytoken",
 }
 
+// plainNames are names that nearly every request or log entry has. They only
+// save time: looked at closely they come out as no credentials.
+var plainNames = []string{
+	"Accept", "Accept-Encoding", "Accept-Language", "Alt-Svc", "Cache-Control", "Connection", "Content-Encoding", "Content-Length", "Content-Type", "Date", "Etag",
+	"Host", "Last-Modified", "Origin", "Referer", "Server", "User-Agent", "Vary", "Via", "Location",
+	"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Request-Id", "Sec-Fetch-Dest", "Sec-Fetch-Mode", "Sec-Fetch-Site", "Www-Authenticate",
+	"X-Auth-Subject", "X-Auth-Method", "X-Auth-Credential-Id", "X-Auth-Scopes", "X-Auth-Environment", "X-Auth-Issuer", "X-Auth-Client-Id",
+	"remote_ip", "remote_port", "client_ip", "proto", "method", "host", "uri", "headers", "tls", "resumed", "version", "cipher_suite", "server_name", "ech",
+	"request", "upstream", "duration", "status", "size", "bytes_read", "user_id", "resp_headers", "error", "err_id", "err_trace", "msg",
+}
+
 // NewMasker returns a masker for the built-in names.
 func NewMasker() *Masker {
 	m := &Masker{}
@@ -45,8 +57,21 @@ func NewMasker() *Masker {
 	for _, h := range maskedHeaders {
 		n.headers[h] = true
 	}
+	n.setPlain()
 	m.known.Store(n)
 	return m
+}
+
+// setPlain leaves out of the plain names what was made a credential.
+func (n *maskedNames) setPlain() {
+	n.plain = nil
+	plain := make(map[string]bool, len(plainNames))
+	for _, name := range plainNames {
+		if !n.name(name) {
+			plain[name] = true
+		}
+	}
+	n.plain = plain
 }
 
 // AddHeaders adds names of headers that carry credentials. None is ever
@@ -73,13 +98,18 @@ func (m *Masker) add(headers, params []string) {
 	if len(n.params) != len(old.params) {
 		n.scanner = NewScanner(Rules{Refuse: n.params})
 	}
+	n.setPlain()
 	m.known.Store(n)
 }
 
 // Name reports whether what is called name is a credential: a header, in any
 // spelling, as CGI spells it too, or a parameter.
-func (m *Masker) Name(name string) bool {
-	n := m.known.Load()
+func (m *Masker) Name(name string) bool { return m.known.Load().name(name) }
+
+func (n *maskedNames) name(name string) bool {
+	if n.plain[name] {
+		return false
+	}
 	var buf [64]byte
 	b := normalize(buf[:0], []byte(name))
 	if len(b) == 0 {
@@ -102,31 +132,53 @@ func (m *Masker) Name(name string) bool {
 	return n.scanner.refused[string(b)]
 }
 
+// Key returns what may be logged of a field's name, and whether its value is a
+// credential.
+func (m *Masker) Key(name string) (safe string, secret bool) {
+	n := m.known.Load()
+	if n.plain[name] {
+		return name, false
+	}
+	return m.String(name), n.name(name)
+}
+
 // Header returns what may be logged of a header field. changed is false if
 // that is all of it; then name and values are the ones given.
 func (m *Masker) Header(name string, values []string) (safeName string, safe []string, changed bool) {
-	secret := m.Name(name)
-	for i, v := range values {
-		masked := Mark
-		if !secret {
-			masked = m.String(v)
+	plain := m.known.Load().plain[name]
+	if !plain && m.Name(name) {
+		safe, changed = masked, true // the usual case, without an allocation
+		if len(values) != 1 {
+			safe = slices.Repeat(masked, len(values))
 		}
+	} else {
+		safe, changed = m.values(values)
+	}
+	if !plain && !m.clean(name) && hidesCredential(name) {
+		name, changed = Mark, true
+	}
+	return name, safe, changed
+}
+
+// values returns what may be logged of a header's values: them, or a copy.
+func (m *Masker) values(values []string) (safe []string, changed bool) {
+	safe = values
+	for i, v := range values {
+		masked := m.String(v)
 		if len(masked) == len(v) && masked == v {
 			continue
 		}
 		if !changed {
-			safe, changed = append([]string(nil), values...), true
+			safe, changed = slices.Clone(values), true
 		}
 		safe[i] = masked
 	}
-	if hidesCredential(name) {
-		name, changed = Mark, true
-	}
-	if !changed || safe == nil {
-		safe = values
-	}
-	return name, safe, changed
+	return safe, changed
 }
+
+// masked is what is logged of a header that is a credential. It is never
+// written to.
+var masked = []string{Mark}
 
 // String returns what may be logged of any text: a target, a URL or prose.
 func (m *Masker) String(s string) string {
