@@ -38,6 +38,9 @@ func TestRefusesToLoadWithoutATrustworthyStore(t *testing.T) {
 		"missing master key": {func(dir string) error {
 			return os.Remove(filepath.Join(dir, "auth.db.master-key"))
 		}, []string{"auth.db.master-key is missing", "hint:"}},
+		"missing database": {func(dir string) error {
+			return os.Remove(filepath.Join(dir, "auth.db"))
+		}, []string{"auth.db is missing, but its master key is there", "hint: put the database back"}},
 		"another master key": {func(dir string) error {
 			return os.WriteFile(filepath.Join(dir, "auth.db.master-key"), []byte("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n"), 0o600)
 		}, []string{"sealed under another key", "hint: the master key must be the one"}},

@@ -100,6 +100,10 @@ func (b *Backend) ensureFile(create bool) (os.FileInfo, error) {
 		if !create {
 			return nil, auth.WithHint(fmt.Errorf("there is no file %s: %w", b.path, auth.ErrNotInitialized), "make it with: caddy-auth store init")
 		}
+		if _, err := os.Stat(b.MasterKeyPath()); err == nil { // a new store would call every good key bad
+			return nil, auth.WithHint(fmt.Errorf("%s is missing, but its master key is there: %w", b.path, auth.ErrNotInitialized),
+				"put the database back, for example with caddy-auth store restore; to begin with a new one, remove "+b.MasterKeyPath())
+		}
 		if err := os.MkdirAll(filepath.Dir(b.path), 0o700); err != nil {
 			return nil, fmt.Errorf("making its directory: %w", notUsable(err))
 		}

@@ -389,7 +389,8 @@ func testEnvelope(t *testing.T, backend func(string) store.Backend) {
 	if after.Head != head.Head {
 		t.Error("a second sealing secret was made")
 	}
-	if name(db) != name(db) || name(db) == name(open(t, backend("b"))) {
+	first, again := name(db), name(db)
+	if first != again || first == name(open(t, backend("b"))) {
 		t.Error("names must be one store's, and the same for all its gateways")
 	}
 	if _, err := db.Envelope(ctx, ring(t, 2)); !errors.Is(err, secret.ErrWrongKey) {
