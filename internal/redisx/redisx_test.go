@@ -98,7 +98,7 @@ func TestClient_OneDeadlineThenNone(t *testing.T) {
 			t.Fatalf("%v", err)
 		}
 	}
-	if took := time.Since(began); took > 50*time.Millisecond {
+	if took := time.Since(began); took > time.Second { // far less than a thousand deadlines
 		t.Errorf("a thousand skipped calls took %s", took)
 	}
 	if down.Load() != 1 || c.Up() {
