@@ -142,43 +142,41 @@ func storeRestore(ctx context.Context, s *session) (err error) {
 		s.note("nothing was changed")
 		return nil
 	}
+	if repeat, _ := s.cmd.Flags().GetBool("repeat-revocations"); repeat && r.loss == nil {
+		return usagef("--repeat-revocations: what to repeat is not known; restore without it and revoke again by hand")
+	}
 	if err := s.confirm("put this backup in place of " + r.at.Path()); err != nil {
 		return err
 	}
 	return r.swap(ctx)
 }
 
-// swap exchanges the databases. Nobody changes the present one meanwhile, and
+// swap exchanges the content of the database. Nobody changes it meanwhile, and
 // nothing changed in it that was not told.
 func (r *restore) swap(ctx context.Context) (err error) {
+	stamp := time.Now().UTC().Format("20060102T150405Z")
+	var repeated int
+	var aside string
 	if r.present != nil {
-		release, err := r.at.Hold(ctx)
-		if err != nil {
-			return fmt.Errorf("holding %s: %w", r.at.Path(), err)
-		}
-		defer func() { _ = release() }() // the file is another's by then
-		loss, err := manage.Compare(ctx, r.present, r.db)
-		if err != nil {
+		aside, err = r.at.Replace(ctx, r.staged, stamp, func() error {
+			loss, err := manage.Compare(ctx, r.present, r.db)
+			if err != nil {
+				return err
+			}
+			if !loss.Same(*r.loss) {
+				return auth.WithHint(fmt.Errorf("%s changed since what is lost was listed: %w", r.at.Path(), auth.ErrConflict), "nothing was changed; run it again")
+			}
+			repeated, err = r.prepare(ctx)
 			return err
-		}
-		if !loss.Same(*r.loss) {
-			return auth.WithHint(fmt.Errorf("%s changed since what is lost was listed: %w", r.at.Path(), auth.ErrConflict), "nothing was changed; run it again")
-		}
+		})
+	} else {
+		aside, repeated, err = r.putInPlace(ctx, stamp)
 	}
-	repeated, err := r.prepare(ctx)
-	if err != nil {
-		return err
-	}
-	err = r.db.Close()
-	if r.db = nil; err != nil {
-		return err
-	}
-	if err := adoptOwner(r.staged.Path(), r.at.Path()); err != nil {
-		return err
-	}
-	aside, err := r.at.PutInPlace(r.staged, time.Now().UTC().Format("20060102T150405Z"))
 	if aside != "" {
 		r.s.note("what was there is now %s: remove it when you are sure", aside)
+		if err := adoptOwner(aside, r.at.Path()); err != nil {
+			return err
+		}
 	}
 	if err != nil {
 		return err
@@ -188,6 +186,28 @@ func (r *restore) swap(ctx context.Context) (err error) {
 		return printJSON(r.s.out, map[string]any{"restored": r.s.args[0], "moved_aside": aside, "stopped_again": repeated})
 	}
 	return nil
+}
+
+// putInPlace restores where there is no store, or only a damaged one.
+func (r *restore) putInPlace(ctx context.Context, stamp string) (aside string, repeated int, err error) {
+	if repeated, err = r.prepare(ctx); err != nil {
+		return "", 0, err
+	}
+	err = r.db.Close()
+	if r.db = nil; err != nil {
+		return "", 0, err
+	}
+	if err := adoptOwner(r.staged.Path(), r.at.Path()); err != nil {
+		return "", 0, err
+	}
+	if err := r.compare(ctx); err != nil { // a store may have come meanwhile
+		return "", 0, err
+	}
+	if r.present != nil {
+		return "", 0, auth.WithHint(fmt.Errorf("%s was made meanwhile: %w", r.at.Path(), auth.ErrConflict), "nothing was changed; run it again")
+	}
+	aside, err = r.at.PutInPlace(r.staged, stamp)
+	return aside, repeated, err
 }
 
 func (r *restore) close() error {
@@ -236,8 +256,15 @@ func (r *restore) compare(ctx context.Context) error {
 		r.why = "there is no store here now"
 		return nil
 	}
-	if err != nil {
-		r.why = fmt.Sprintf("the store here can't be read (%v)", err)
+	if errors.Is(err, auth.ErrCorrupt) {
+		r.why = fmt.Sprintf("the store here is damaged (%v)", err)
+		return nil
+	}
+	if err != nil { // busy, forbidden, too new: it can be read another time
+		return fmt.Errorf("looking at what is there: %w", err)
+	}
+	if r.db == nil {
+		r.present = present
 		return nil
 	}
 	loss, err := manage.Compare(ctx, present, r.db)
@@ -247,8 +274,8 @@ func (r *restore) compare(ctx context.Context) error {
 	switch {
 	case errors.Is(err, auth.ErrConflict):
 		return auth.WithHint(err, "restore it elsewhere with --store sqlite:PATH, or move the store here away first")
-	case errors.Is(err, auth.ErrCorrupt), errors.Is(err, auth.ErrUnavailable), errors.Is(err, auth.ErrNotInitialized):
-		r.why = fmt.Sprintf("the store here can't be read (%v)", err)
+	case errors.Is(err, auth.ErrCorrupt):
+		r.why = fmt.Sprintf("the store here is damaged (%v)", err)
 		return nil
 	case err != nil:
 		return err

@@ -6,10 +6,12 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 )
@@ -78,17 +80,10 @@ func (b *Backend) frozenDSN() string {
 // Stage copies a backup beside the database, mode 0600, to be worked on and
 // then put in place. A write-ahead log beside the backup belongs to it. The
 // backup is not changed.
-func (b *Backend) Stage(ctx context.Context, backup string) (*Backend, error) {
+func (b *Backend) Stage(ctx context.Context, backup string) (_ *Backend, err error) {
 	from := New(backup)
 	if _, err := from.ensureFile(false); err != nil {
 		return nil, err
-	}
-	dsn := from.dsn("_pragma=busy_timeout(5000)")
-	if info, err := os.Stat(from.path + "-wal"); err != nil || info.Size() == 0 {
-		if err := Verify(ctx, backup); err != nil {
-			return nil, err
-		}
-		dsn = from.frozenDSN()
 	}
 	if err := os.MkdirAll(filepath.Dir(b.real()), 0o700); err != nil {
 		return nil, fmt.Errorf("making the directory: %w", notUsable(err))
@@ -98,10 +93,32 @@ func (b *Backend) Stage(ctx context.Context, backup string) (*Backend, error) {
 		return nil, fmt.Errorf("reading random bytes: %w", err)
 	}
 	staged := New(fmt.Sprintf("%s.restoring-%x", b.real(), random))
-	if err := from.copyTo(ctx, dsn, staged.path); err != nil {
-		return nil, err
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, staged.Discard())
+		}
+	}()
+	for _, suffix := range []string{"", "-wal"} {
+		err := copyFile(from.path+suffix, staged.path+suffix)
+		if err != nil && (suffix == "" || !errors.Is(err, fs.ErrNotExist)) {
+			return nil, fmt.Errorf("copying the backup: %w", err)
+		}
 	}
-	return staged, nil
+	return staged, staged.Check(ctx)
+}
+
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Sync(), out.Close())
 }
 
 // real is the path behind symbolic links.
@@ -123,93 +140,134 @@ func (b *Backend) Discard() error {
 	return errors.Join(errs...)
 }
 
-// holdTries is how often Hold tries to find the write-ahead log empty.
-const holdTries = 50
-
-// Hold takes the writer's lock with everything in the main file, so that
-// nobody changes the database until release, and the main file alone is all of
-// it.
-func (b *Backend) Hold(ctx context.Context) (release func() error, err error) {
-	db, err := sql.Open("sqlite", b.dsn("_pragma=busy_timeout(5000)"))
+// Replace puts the content of a staged copy into the database, in one
+// transaction: nobody sees anything but the old or the new, and a change that
+// waited for the writer's lock is made to the new. ready is called when nobody
+// else can change the database any more, and may refuse. What was there is
+// kept in a new file, whose name is returned. Gateways notice the new epoch.
+func (b *Backend) Replace(ctx context.Context, staged *Backend, stamp string, ready func() error) (aside string, err error) {
+	db, err := sql.Open("sqlite", b.dsn("_pragma=busy_timeout(5000)&_pragma=synchronous(FULL)&_txlock=deferred"))
 	if err != nil {
-		return nil, fmt.Errorf("opening a connection: %w", err)
+		return "", fmt.Errorf("opening a connection: %w", err)
 	}
-	db.SetMaxOpenConns(1)
+	defer db.Close()
+	conn, err := db.Conn(ctx) // what is attached, and the transaction, belong to one connection
+	if err != nil {
+		return "", fmt.Errorf("opening a connection: %w", b.Classify(err))
+	}
+	defer conn.Close()
+	run := func(doing, query string, args ...any) error {
+		if _, err := conn.ExecContext(ctx, query, args...); err != nil {
+			return fmt.Errorf("%s: %w", doing, b.Classify(err))
+		}
+		return nil
+	}
+	if err := run("opening the copy", `ATTACH $1 AS restored`, staged.path); err != nil {
+		return "", err
+	}
+	if err := run("beginning", `BEGIN`); err != nil { // IMMEDIATE would lock the copy as well
+		return "", err
+	}
 	defer func() {
 		if err != nil {
-			_ = db.Close() // the first error is the one to report
+			_, _ = conn.ExecContext(context.WithoutCancel(ctx), `ROLLBACK`)
 		}
 	}()
-	for range holdTries {
-		var busy, log, done int
-		if err := db.QueryRowContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &log, &done); err != nil {
-			return nil, fmt.Errorf("emptying the write-ahead log: %w", b.Classify(err))
+	if err := run("taking the writer's lock", `DELETE FROM main.store_meta WHERE 0`); err != nil {
+		return "", err
+	}
+	if err := ready(); err != nil {
+		return "", err
+	}
+	for n := 1; ; n++ { // another connection reads what is committed, which stays as it is
+		if aside = fmt.Sprintf("%s.before-restore-%s-%d", b.real(), stamp, n); n == 1 {
+			aside = fmt.Sprintf("%s.before-restore-%s", b.real(), stamp)
 		}
-		if _, err := db.ExecContext(ctx, `BEGIN IMMEDIATE`); err != nil {
-			return nil, fmt.Errorf("taking the writer's lock: %w", b.Classify(err))
+		err := b.Backup(ctx, aside)
+		if err == nil {
+			break
 		}
-		if info, err := os.Stat(b.real() + "-wal"); err != nil || info.Size() == 0 {
-			return func() error {
-				_, err := db.Exec(`ROLLBACK`)
-				return errors.Join(err, db.Close())
-			}, nil
-		}
-		if _, err := db.ExecContext(ctx, `ROLLBACK`); err != nil { // somebody wrote in between
-			return nil, fmt.Errorf("giving the writer's lock back: %w", b.Classify(err))
+		if !errors.Is(err, auth.ErrConflict) {
+			return "", fmt.Errorf("keeping what is there: %w", err)
 		}
 	}
-	return nil, fmt.Errorf("%s is written to all the time: %w", b.path, auth.ErrUnavailable)
+	tables, err := commonTables(ctx, conn)
+	if err != nil {
+		return aside, b.Classify(err)
+	}
+	if err := run("putting the backup in place", `PRAGMA defer_foreign_keys=ON`); err != nil {
+		return aside, err
+	}
+	for _, t := range tables {
+		if err := run("putting the backup in place", `DELETE FROM main."`+t+`"`); err != nil {
+			return aside, err
+		}
+		if err := run("putting the backup in place", `INSERT INTO main."`+t+`" SELECT * FROM restored."`+t+`"`); err != nil {
+			return aside, err
+		}
+	}
+	return aside, run("putting the backup in place", `COMMIT`)
 }
 
-// PutInPlace makes a staged copy, which nobody has open any more, the
-// database; the caller holds the present one, if it can be read. What was
-// there stays as a file whose name is returned, also with an error, or "". At
-// no moment is there no database. Gateways notice at their next look that the
-// file is another.
-func (b *Backend) PutInPlace(staged *Backend, stamp string) (aside string, err error) {
-	if info, err := os.Stat(staged.path + "-wal"); err == nil && info.Size() > 0 {
-		return "", fmt.Errorf("the staged copy is still in use: %w", auth.ErrConflict)
-	}
-	path := b.real()
-	if _, err := os.Stat(path); err == nil {
-		if aside, err = keepAside(path, path+".before-restore-"+stamp); err != nil {
-			return "", fmt.Errorf("keeping the present database: %w", err)
-		}
-	}
-	// The new file must not meet a log that is not its own.
-	for _, suffix := range []string{"-shm", "-wal"} {
-		if err := os.Remove(path + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return aside, fmt.Errorf("removing the old write-ahead log: %w", err)
-		}
-	}
-	if err := os.Rename(staged.path, path); err != nil {
-		return aside, fmt.Errorf("putting the backup in place (what was there is still there, and also %s): %w", aside, err)
-	}
-	return aside, syncFile(filepath.Dir(path))
-}
-
-// keepAside gives a database a second name, never one that is taken, together
-// with a write-ahead log that is not empty.
-func keepAside(path, name string) (string, error) {
-	for n := 1; ; n++ {
-		aside := name
-		if n > 1 {
-			aside = fmt.Sprintf("%s-%d", name, n)
-		}
-		err := os.Link(path, aside)
-		if errors.Is(err, fs.ErrExist) && n < 1000 {
-			continue
-		}
+// commonTables lists the tables, which must be the same in both databases.
+func commonTables(ctx context.Context, conn *sql.Conn) ([]string, error) {
+	list := func(schema string) (names []string, err error) {
+		rows, err := conn.QueryContext(ctx, `SELECT name, sql FROM `+schema+`.sqlite_master WHERE type = 'table' AND (name NOT LIKE 'sqlite_%' OR name = 'sqlite_sequence') ORDER BY name`)
 		if err != nil {
-			return "", err
+			return nil, err
 		}
-		if info, err := os.Stat(path + "-wal"); err == nil && info.Size() > 0 { // it could not be held
-			if err := os.Link(path+"-wal", aside+"-wal"); err != nil {
-				return "", errors.Join(err, os.Remove(aside))
+		defer rows.Close()
+		for rows.Next() {
+			var name string
+			var text sql.NullString
+			if err := rows.Scan(&name, &text); err != nil {
+				return nil, err
+			}
+			names = append(names, name, text.String)
+		}
+		return names, rows.Err()
+	}
+	here, err := list("main")
+	if err != nil {
+		return nil, err
+	}
+	there, err := list("restored")
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Equal(here, there) {
+		return nil, auth.WithHint(fmt.Errorf("the backup has another schema: %w", auth.ErrConflict), "restore it to another place with --store, run store migrate there, and back that up")
+	}
+	var names []string
+	for i := 0; i < len(here); i += 2 {
+		names = append(names, here[i])
+	}
+	return names, nil
+}
+
+// PutInPlace makes a staged copy, which nobody has open any more, the database
+// where there is none, or none that can be read: what is there is moved to a
+// file whose name is returned.
+func (b *Backend) PutInPlace(staged *Backend, stamp string) (aside string, err error) {
+	path := b.real()
+	if _, err := os.Lstat(path); err == nil {
+		aside = path + ".before-restore-" + stamp
+		for n := 2; ; n++ {
+			if _, err := os.Lstat(aside); errors.Is(err, fs.ErrNotExist) {
+				break
+			}
+			aside = fmt.Sprintf("%s.before-restore-%s-%d", path, stamp, n)
+		}
+		for _, suffix := range []string{"-shm", "-wal", ""} {
+			if err := os.Rename(path+suffix, aside+suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return aside, fmt.Errorf("moving the damaged database aside: %w", err)
 			}
 		}
-		return aside, nil
 	}
+	if err := os.Link(staged.path, path); err != nil { // never over another file
+		return aside, fmt.Errorf("putting the backup in place: %w", err)
+	}
+	return aside, errors.Join(os.Remove(staged.path), syncFile(filepath.Dir(path)))
 }
 
 // CopyMasterKey copies a generated master key file, mode 0600, never
@@ -225,7 +283,7 @@ func CopyMasterKey(from, to string) error {
 	}
 	_, err = f.Write(text)
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("writing the master key: %w", err)
+		return errors.Join(fmt.Errorf("writing the master key: %w", err), os.Remove(to))
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package sqlite_test
 
 import (
 	"bytes"
-	"context"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/secret"
@@ -107,9 +105,10 @@ func TestBackup_OfAStoreInUse(t *testing.T) {
 	}
 }
 
-// TestPutInPlace under a gateway: what was there stays, whole, under a name
-// that was free, and the new file has no log that is not its own.
-func TestPutInPlace(t *testing.T) {
+// TestReplace_UnderAGateway: what was there stays, whole, under a name that was
+// free; a change that waited is made to what was restored; one that came
+// before is not lost unseen.
+func TestReplace_UnderAGateway(t *testing.T) {
 	dir := t.TempDir()
 	path, link := filepath.Join(dir, "auth.db"), filepath.Join(dir, "link.db")
 	db := create(t, path) // stays open, as a gateway's
@@ -137,55 +136,95 @@ func TestPutInPlace(t *testing.T) {
 		}
 		return e.Action
 	}
-	var asides []string
-	for i, from := range []string{backup, backup, ""} {
-		if i < 2 {
-			if err := db.Note(t.Context(), "test", fmt.Sprint("late", i), "x", nil); err != nil {
-				t.Fatal(err)
-			}
-		} else {
-			from = asides[0] // undo the first
-		}
+	replace := func(from string, ready func() error) string {
+		t.Helper()
 		staged, err := b.Stage(t.Context(), from)
 		if err != nil {
 			t.Fatal(err)
 		}
-		release, err := b.Hold(t.Context())
-		if err != nil {
+		aside, err := b.Replace(t.Context(), staged, "now", ready)
+		if err := errors.Join(err, staged.Discard()); err != nil {
 			t.Fatal(err)
 		}
-		if i == 0 { // nobody else writes meanwhile
-			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-			if err := db.Note(ctx, "test", "meanwhile", "x", nil); err == nil {
-				t.Error("written while it is held")
-			}
-			cancel()
-		}
-		aside, err := b.PutInPlace(staged, "now")
-		if err := errors.Join(err, release()); err != nil {
-			t.Fatal(err)
-		}
-		asides = append(asides, aside)
-		if err := db.Reopen(t.Context()); err != nil { // as a gateway does
-			t.Fatal(err)
-		}
+		return aside
 	}
-	if asides[0] == asides[1] || asides[1] == asides[2] {
-		t.Fatalf("names %q", asides)
+	note := func(action string) error { return db.Note(t.Context(), "test", action, "x", nil) }
+	if err := note("late"); err != nil {
+		t.Fatal(err)
 	}
-	for p, want := range map[string]string{asides[0]: "late0", asides[1]: "late1", asides[2]: "store.init", link: "late0"} {
-		if got := last(p); got != want {
-			t.Errorf("%s ends with %s, want %s", filepath.Base(p), got, want)
-		}
+	waited := make(chan error, 1)
+	first := replace(backup, func() error {
+		go func() { waited <- note("waited") }()
+		return nil
+	})
+	if err := <-waited; err != nil {
+		t.Fatal(err)
+	}
+	if last(first) != "late" || last(link) != "waited" {
+		t.Errorf("aside ends with %s, the store with %s", last(first), last(link))
+	}
+	second := replace(first, func() error { return nil }) // undone
+	if first == second || last(link) != "late" || last(second) != "waited" {
+		t.Errorf("%s ends with %s, %s with %s", link, last(link), second, last(second))
+	}
+	if err := note("after"); err != nil || last(link) != "after" {
+		t.Errorf("the open handle: %v, %s", err, last(link))
+	}
+	staged, err := b.Stage(t.Context(), backup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refusal := errors.New("no")
+	if _, err := b.Replace(t.Context(), staged, "now", func() error { return refusal }); !errors.Is(err, refusal) || last(link) != "after" {
+		t.Errorf("refused: %v, ends with %s", err, last(link))
+	}
+	if err := staged.Discard(); err != nil {
+		t.Fatal(err)
 	}
 	if info, err := os.Lstat(link); err != nil || info.Mode()&os.ModeSymlink == 0 {
-		t.Error("the link was replaced, not what it leads to")
+		t.Error("the link was replaced")
 	}
 	if after, _ := os.ReadFile(backup); !bytes.Equal(before, after) {
 		t.Error("the backup was changed")
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "*.restoring-*")); len(left) > 0 {
 		t.Errorf("left %s", strings.Join(left, ", "))
+	}
+	if err := sqlite.New(path).Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPutInPlace where there is nothing, and where there is garbage.
+func TestPutInPlace(t *testing.T) {
+	dir := t.TempDir()
+	source := filepath.Join(dir, "source.db")
+	create(t, source)
+	backup := filepath.Join(dir, "backup.db")
+	if err := sqlite.New(source).Backup(t.Context(), backup); err != nil {
+		t.Fatal(err)
+	}
+	b := sqlite.New(filepath.Join(dir, "new", "auth.db"))
+	for i := range 3 {
+		staged, err := b.Stage(t.Context(), backup)
+		if err != nil {
+			t.Fatal(err)
+		}
+		aside, err := b.PutInPlace(staged, "now")
+		if err != nil || (aside != "") != (i > 0) {
+			t.Fatalf("%d: %q %v", i, aside, err)
+		}
+		if err := b.Check(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if i > 0 {
+			if text, _ := os.ReadFile(aside); !strings.HasPrefix(string(text), "garbage") {
+				t.Errorf("%s is not what was there", aside)
+			}
+		}
+		if err := os.WriteFile(b.Path(), []byte(strings.Repeat("garbage ", 999)), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
