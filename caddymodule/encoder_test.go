@@ -49,7 +49,7 @@ func TestEncoder_EveryKindOfField(t *testing.T) {
 		zap.String("s", loggedKey), zap.String("X-Api-Key", "s3cret"), zap.String(loggedKey, "x"), zap.ByteString("b", []byte(loggedKey)), zap.Binary("bin", []byte(loggedKey)),
 		zap.Any("any", tree), zap.Reflect("raw", json.RawMessage(`{"k":"acme\u005flive\u005f`+loggedKey[10:]+`"}`)), zap.Reflect("h", request.Header),
 		zap.Object("request", caddyhttp.LoggableHTTPRequest{Request: request}), zap.Object("resp_headers", header), zap.Object("pointer", &header), zap.Inline(header), dict,
-		zap.Error(errors.New("Get \"http://h/?api_key=s3cret\": EOF")), zap.Error(talkative{"short", "long " + loggedKey}), zap.NamedError("e", several{errors.New(loggedKey)}),
+		zap.Error(errors.New("Get \"http://h/?api_key=s3cret\": EOF")), zap.Error(talkative{"short", "long " + loggedKey}), zap.NamedError("e", several{several{errors.New(loggedKey)}}), zap.Dict("x-api-key", zap.String("value", "s3cret")), zap.Reflect("twice", json.RawMessage(`{"api_key":"s3cret","api_key":""}`)),
 		zap.Stringer("str", talkative{"short", loggedKey}), zap.Stringer("nil", (*nilStringer)(nil)), zap.Strings("ss", []string{loggedKey}), zap.Errors("errs", []error{errors.New(loggedKey)}),
 		zap.Any("pointers", []*string{new(string)}), zap.Namespace(loggedKey), zap.Int("plain", 7), zap.String("text", "visible too"),
 	}

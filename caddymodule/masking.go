@@ -37,6 +37,9 @@ func maskField(f zapcore.Field) (_ zapcore.Field, changed bool) {
 		}
 		return f, true
 	case zapcore.ObjectMarshalerType:
+		if secret {
+			return zap.String(f.Key, redact.Mark), true
+		}
 		return zap.Object(f.Key, maskObject(f.Interface.(zapcore.ObjectMarshaler))), true
 	case zapcore.InlineMarshalerType:
 		return zap.Inline(maskObject(f.Interface.(zapcore.ObjectMarshaler))), true
@@ -70,12 +73,7 @@ func maskText(f zapcore.Field) (text string, dirty bool) {
 	var all []string
 	switch v := f.Interface.(type) {
 	case error:
-		all = append(all, v.Error(), fmt.Sprintf("%+v", v))
-		if several, ok := v.(interface{ Errors() []error }); ok {
-			for _, err := range several.Errors() {
-				all = append(all, err.Error(), fmt.Sprintf("%+v", err))
-			}
-		}
+		all = textsOf(v, nil)
 	case fmt.Stringer:
 		all = append(all, v.String())
 	}
@@ -89,6 +87,17 @@ func maskText(f zapcore.Field) (text string, dirty bool) {
 		dirty = dirty || masker.String(s) != s
 	}
 	return masker.String(all[0]), dirty
+}
+
+// textsOf collects what an error and the errors in it print.
+func textsOf(err error, all []string) []string {
+	all = append(all, err.Error(), fmt.Sprintf("%+v", err))
+	if several, ok := err.(interface{ Errors() []error }); ok {
+		for _, inner := range several.Errors() {
+			all = textsOf(inner, all)
+		}
+	}
+	return all
 }
 
 // maskValue masks a value that is a secret by its name, or looks like one.
@@ -185,7 +194,7 @@ func maskAny(secret bool, v any) any {
 		return redact.Mark
 	}
 	masked, changed := maskTree(tree)
-	if !changed {
+	if _, raw := v.(json.RawMessage); !changed && !raw { // raw JSON may say a name twice
 		return v
 	}
 	return masked
@@ -247,7 +256,11 @@ func (e objectMask) AddBinary(key string, value []byte) {
 }
 
 func (e objectMask) AddObject(key string, value zapcore.ObjectMarshaler) error {
-	key, _ = masker.Key(key)
+	key, secret := masker.Key(key)
+	if secret {
+		e.ObjectEncoder.AddString(key, redact.Mark)
+		return nil
+	}
 	return e.ObjectEncoder.AddObject(key, maskObject(value))
 }
 

@@ -71,6 +71,7 @@ type runtime struct {
 	lookBad     atomic.Bool  // the last look at the store failed
 	lastFailure atomic.Int64 // unix nanoseconds
 	lastRedis   atomic.Int64
+	lastPrefix  atomic.Int64
 
 	db       atomic.Pointer[store.DB]
 	ring     atomic.Pointer[secret.Ring]
@@ -267,7 +268,9 @@ func (rt *runtime) end() error {
 		return nil
 	}
 	rt.writeUses(math.MaxInt)
-	return db.Close()
+	err := db.Close()
+	rt.follower.Lapse() // a late request may have looked meanwhile
+	return err
 }
 
 // LookupKey implements verifier.Keys.
@@ -301,6 +304,9 @@ func (rt *runtime) readSecrets(ctx context.Context) error {
 	}
 	rt.ring.Store(ring)
 	rt.setMinter(m)
+	if err := db.EnsureSealing(ctx, "gateway", ring); err != nil { // a restored store may have none
+		rt.logger().Warn("the secret for shared records could not be written; redis is not used", zap.Error(err))
+	}
 	rt.setEnvelope(ctx, db, ring)
 	return nil
 }

@@ -95,13 +95,15 @@ func (rt *runtime) apply(s *settings) {
 // tier and writes a new prefix. It is called a while after apply, and again.
 func (rt *runtime) settle() {
 	s := rt.now.Load()
-	if time.Since(s.since) < settleAfter || rt.settled.Swap(s) == s {
+	if time.Since(s.since) < settleAfter || rt.settled.Load() == s {
 		return
 	}
 	rt.memory.SetLimits(s.limits)
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
-	rt.ensurePrefix(ctx, s.prefix)
+	if rt.ensurePrefix(ctx, s.prefix) {
+		rt.settled.Store(s)
+	}
 }
 
 // linkShared gives the verifier the tier over the present Redis and secrets.
@@ -133,15 +135,18 @@ func (rt *runtime) redisEvents(s *settings) redisx.Events {
 	}
 }
 
-// ensurePrefix makes keys with prefix valid in the store, if it is open.
-func (rt *runtime) ensurePrefix(ctx context.Context, prefix string) {
+// ensurePrefix makes keys with prefix valid in the store, and reports whether
+// they are.
+func (rt *runtime) ensurePrefix(ctx context.Context, prefix string) bool {
 	db := rt.db.Load()
 	if db == nil {
-		return
+		return false
 	}
-	if err := db.EnsurePrefix(ctx, "gateway", prefix); err != nil {
-		rt.logger().Warn("the new key prefix could not be written; keys with it can't be issued", zap.Error(err))
+	err := db.EnsurePrefix(ctx, "gateway", prefix)
+	if err != nil && lately(&rt.lastPrefix) {
+		rt.logger().Warn("the new key prefix could not be written; keys with it can't be issued yet", zap.Error(err))
 	}
+	return err == nil
 }
 
 // setMinter gives the verifier its secrets; the prefixes stay known when the

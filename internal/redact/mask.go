@@ -3,6 +3,7 @@ package redact
 import (
 	"bytes"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -185,6 +186,9 @@ func (m *Masker) String(s string) string {
 	if m.clean(s) {
 		return s
 	}
+	if strings.Contains(s, `\u0026`) { // JSON's way to write &
+		s = strings.ReplaceAll(s, `\u0026`, "&")
+	}
 	if looksLikeTarget(s) {
 		return m.target(s)
 	}
@@ -214,8 +218,8 @@ func (m *Masker) clean(s string) bool {
 		case charBase64:
 			run++
 			head, part = false, 0
-		case charEquals:
-			if i == 0 || last[s[i-1]] {
+		case charEquals: // or a colon
+			if i > 0 && last[s[i-1]] || i == 0 && c == '=' {
 				return false
 			}
 			head, run, part = false, 0, 0
@@ -250,7 +254,7 @@ var charKinds = func() (kinds [256]uint8) {
 			kinds[c] = charBase64
 		case c == '.':
 			kinds[c] = charDot
-		case c == '=':
+		case c == '=' || c == ':':
 			kinds[c] = charEquals
 		case c == '%' || c == '@':
 			kinds[c] = charLook
@@ -261,6 +265,9 @@ var charKinds = func() (kinds [256]uint8) {
 
 // looksLikeTarget reports whether all of s may be one request target or URL.
 func looksLikeTarget(s string) bool {
+	if strings.ContainsAny(s, blanks) {
+		return false
+	}
 	if s[0] == '/' || s[0] == '?' {
 		return true
 	}
@@ -272,26 +279,32 @@ func looksLikeTarget(s string) bool {
 // parameters with refused names in path, query and fragment, and credentials
 // by their shape everywhere.
 func (m *Masker) target(s string) string {
+	s = maskUser(s)
 	head, tail := s, ""
 	if i := strings.IndexAny(s, "?#"); i >= 0 {
 		head, tail = s[:i], s[i:]
 	}
 	if strings.IndexByte(head, '%') >= 0 { // an escaped ? begins a query for whoever decodes first
-		if d := string(decode(nil, head)); m.hides(d) {
-			return Mark + m.pairs(tail)
+		if d := string(decode(nil, head)); strings.ContainsAny(d, "?#") && m.hides(d) {
+			return Mark + m.pairs(tail, "&")
 		}
 	}
-	return m.pairs(maskUser(shapes(head))) + m.pairs(tail)
+	return m.pairs(shapes(head), "/&") + m.pairs(tail, "&")
 }
 
-// wordEnds end a word of prose. A single quote does not: URLs have them.
-const wordEnds = " \t\r\n\"<>`"
+const (
+	blanks     = " \t\r\n"
+	delimiters = "?#&;,"
+)
 
-// prose masks a text that may contain URLs and parameters.
+// named finds a name, a colon and a value, as in headers and in JSON.
+var named = regexp.MustCompile(`([A-Za-z0-9_.-]+)(\\*["']?[ \t]*:[ \t]*\\*["']?)((?:(?i:bearer|basic|digest|dpop|token)[ \t]+)?[^\s"'\\,;}\])]+)`)
+
+// prose masks a text that may contain URLs, parameters and headers.
 func (m *Masker) prose(s string) string {
 	var out strings.Builder
 	for s != "" {
-		end := strings.IndexAny(s, wordEnds)
+		end := strings.IndexAny(s, blanks)
 		if end < 0 {
 			end = len(s)
 		}
@@ -299,50 +312,61 @@ func (m *Masker) prose(s string) string {
 		s = s[end:]
 		masked := word
 		if strings.IndexByte(word, '=') >= 0 || strings.IndexByte(word, '%') >= 0 {
-			masked = m.pairs(word)
+			if masked = m.pairs(word, "&"); masked != word {
+				s = afterQuote(word, s)
+			}
 		}
 		out.WriteString(masked)
-		if s == "" {
-			break
+		if s != "" {
+			out.WriteByte(s[0])
+			s = s[1:]
 		}
-		// name="value": the value is the next word.
-		if s[0] == '"' && strings.HasSuffix(masked, "="+Mark) && strings.HasSuffix(word, "=") {
-			rest := strings.IndexByte(s[1:], '"')
-			if rest < 0 {
-				break
-			}
-			s = s[1+rest:]
-		}
-		out.WriteByte(s[0])
-		s = s[1:]
 	}
-	return maskUser(shapes(out.String()))
+	text := named.ReplaceAllStringFunc(out.String(), func(found string) string {
+		parts := named.FindStringSubmatch(found)
+		if m.Name(parts[1]) {
+			return parts[1] + parts[2] + Mark
+		}
+		return found
+	})
+	return maskUser(shapes(text))
 }
 
-const delimiters = "?#&;"
+// afterQuote returns what follows a quoted value that began in word and goes
+// on in rest.
+func afterQuote(word, rest string) string {
+	_, value, _ := strings.Cut(word, "=")
+	value = strings.TrimLeft(value, "\\")
+	if value == "" || value[0] != '"' && value[0] != '\'' || strings.Count(value, value[:1]) != 1 {
+		return rest
+	}
+	if i := strings.IndexByte(rest, value[0]); i >= 0 {
+		return rest[i+1:]
+	}
+	return ""
+}
 
 // pairs masks a query, a fragment, a path with parameters, or any other text
-// in which delimiters separate names and values.
-func (m *Masker) pairs(s string) string {
+// in which delimiters separate names and values. A value that is masked goes
+// on to the next of ends, whatever else is in it.
+func (m *Masker) pairs(s, ends string) string {
 	if s == "" {
 		return s
 	}
 	var out strings.Builder
-	refused := false
 	for from := 0; ; {
-		end := strings.IndexAny(s[from:], delimiters)
-		if end < 0 {
-			end = len(s)
-		} else {
-			end += from
+		end := len(s)
+		if n := strings.IndexAny(s[from:], delimiters); n >= 0 {
+			end = from + n
 		}
-		pair := s[from:end]
-		switch masked := m.pair(pair); {
-		case refused && from > 0 && s[from-1] == ';' && strings.IndexByte(pair, '=') < 0 && pair != "":
-			out.WriteString(Mark) // the rest of a value that had a semicolon in it
-		default:
-			out.WriteString(masked)
-			refused = masked != pair
+		masked := m.pair(s[from:end])
+		out.WriteString(masked)
+		if masked != s[from:end] {
+			n := strings.IndexAny(s[end:], ends)
+			if n < 0 {
+				break
+			}
+			end += n
 		}
 		if end == len(s) {
 			break
@@ -364,13 +388,20 @@ func (m *Masker) pair(pair string) string {
 	if pair == "" {
 		return pair
 	}
-	rawName, rawValue, has := strings.Cut(pair, "=")
-	if hidesCredential(rawName) {
+	if before, _, _ := strings.Cut(pair, "="); hidesCredential(before) {
 		return Mark
 	}
-	if has && m.refusesName(rawName) {
-		return rawName + "=" + Mark
+	for at := 0; ; { // every = may be the one
+		n := strings.IndexByte(pair[at:], '=')
+		if n < 0 {
+			break
+		}
+		if n > 0 && m.refusesName(pair[at:at+n]) {
+			return pair[:at+n+1] + Mark
+		}
+		at += n + 1
 	}
+	rawName, rawValue, has := strings.Cut(pair, "=")
 	if hidesCredential(rawValue) {
 		return rawName + "=" + Mark
 	}
@@ -386,14 +417,16 @@ func (m *Masker) pair(pair string) string {
 	return pair
 }
 
-// refusesName looks at the last part of a path before the name, too.
+// refusesName looks at the whole name and at what follows its last slash.
 func (m *Masker) refusesName(rawName string) bool {
-	if i := strings.LastIndexByte(rawName, '/'); i >= 0 {
-		rawName = rawName[i+1:]
-	}
 	var nameBuf, foldBuf [128]byte
+	n := m.known.Load()
 	name := decode(nameBuf[:0], rawName)
-	return m.known.Load().scanner.refusedPart(name, normalize(foldBuf[:0], name)) != nil
+	if n.scanner.refusedPart(name, normalize(foldBuf[:0], name)) != nil || n.name(string(name)) {
+		return true
+	}
+	i := bytes.LastIndexByte(name, '/')
+	return i >= 0 && n.scanner.refusedPart(name[i+1:], normalize(foldBuf[:0], name[i+1:])) != nil
 }
 
 // hides reports whether a decoded text holds parameters with refused names or
@@ -402,13 +435,15 @@ func (m *Masker) hides(d string) bool {
 	if maskUser(d) != d {
 		return true
 	}
-	for pair := range strings.FieldsFuncSeq(d, func(r rune) bool { return strings.ContainsRune(delimiters+wordEnds, r) }) {
+	for pair := range strings.FieldsFuncSeq(d, func(r rune) bool { return strings.ContainsRune(delimiters+quotesAndBlanks, r) }) {
 		if name, value, has := strings.Cut(pair, "="); has && value != "" && m.refusesName(name) {
 			return true
 		}
 	}
 	return false
 }
+
+const quotesAndBlanks = blanks + "\"'<>`"
 
 // maskUser masks user information before the @ of an authority.
 func maskUser(s string) string {
@@ -424,11 +459,11 @@ func maskUser(s string) string {
 		}
 		start := i + len("//")
 		end := len(s)
-		if n := strings.IndexAny(s[start:], "/?#"+wordEnds); n >= 0 {
+		if n := strings.IndexAny(s[start:], "/?#"+quotesAndBlanks); n >= 0 {
 			end = start + n
 		}
 		out.WriteString(s[:start])
-		if at := strings.LastIndexByte(s[start:end], '@'); at >= 0 {
+		if at := strings.LastIndexByte(s[start:end], '@'); at > 0 {
 			out.WriteString(Mark)
 			start += at
 		}

@@ -36,6 +36,9 @@ func hidesCredential(s string) bool {
 	if len(s) < shortestCredential {
 		return false
 	}
+	if _, _, ok := findAnyKey(s); ok { // also where decoding would eat its prefix
+		return true
+	}
 	var buf [512]byte
 	b := decode(buf[:0], s)
 	if _, _, ok := findAnyKey(string(b)); ok {

@@ -174,7 +174,7 @@ func (s *Scanner) scanPath(path string, prefixes []string) Finding {
 			return f
 		}
 	}
-	if _, _, ok := findKey(b, prefixes); ok {
+	if HasKey(path, prefixes) {
 		return Finding{What: KeyShape, InPath: true}
 	}
 	if hasJWT(b) && (s.jwtPaths == nil || !s.jwtPaths.Match(path)) {
@@ -231,11 +231,7 @@ func (s *Scanner) cutPair(query string) (pair, rest string, plain bool) {
 	return pair, rest, plain
 }
 
-func holdsKey(query string, prefixes []string) bool {
-	var buf [512]byte
-	_, _, ok := findKey(decode(buf[:0], query), prefixes)
-	return ok
-}
+func holdsKey(query string, prefixes []string) bool { return HasKey(query, prefixes) }
 
 // shapeFinding names the parameter that holds a key, if one alone does.
 func (s *Scanner) shapeFinding(query string, prefixes []string) Finding {

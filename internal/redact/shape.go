@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"strings"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 )
@@ -121,6 +122,12 @@ func isToken68(c byte) bool { return isAlnum(c) || c == '-' || c == '_' || c == 
 // prefixes, after decoding percent escapes.
 func HasKey(s string, prefixes []string) bool {
 	var buf [512]byte
-	_, _, ok := findKey(decode(buf[:0], s), prefixes)
+	if _, _, ok := findKey(decode(buf[:0], s), prefixes); ok {
+		return true
+	}
+	if strings.IndexByte(s, '%') < 0 {
+		return false
+	}
+	_, _, ok := findKey(append(buf[:0], s...), prefixes) // decoding may eat a prefix: %ac_live_…
 	return ok
 }

@@ -124,7 +124,7 @@ func (tx *Tx) newSecret(ctx context.Context, ring *secret.Ring, storeID []byte, 
 // it sealed is only a cache.
 func (d *DB) EnsureSealing(ctx context.Context, actor string, ring *secret.Ring) error {
 	_, have, err := d.secrets(ctx, ring, sealingSecret)
-	useless := errors.Is(err, secret.ErrWrongKey) || errors.Is(err, auth.ErrCorrupt)
+	useless := errors.Is(err, secret.ErrWrongKey)
 	if err != nil && !useless || len(have) > 0 && !useless {
 		return err
 	}

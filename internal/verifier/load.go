@@ -97,7 +97,7 @@ func (v *Verifier) overloaded(f *cache.Flight) {
 }
 
 // oldChecked is a time of the check that keeps a verdict for oldKept.
-func oldChecked(ttl time.Duration) time.Time { return time.Now().Add(oldKept - ttl) }
+func oldChecked(ttl time.Duration) time.Time { return time.Now().Add(min(oldKept, ttl) - ttl) }
 
 // loadShared lands the flight with a shared record. A record that is missing,
 // unreadable, fenced or ahead of the cursor is a miss; one that is older than
@@ -165,6 +165,9 @@ func (v *Verifier) loadStore(ctx context.Context, f *cache.Flight, fp auth.Finge
 		parents := auth.ParentsOf(&verdict.Identity)
 		if v.fence.Fence(loaded.Point, fp, parents) == feed.Ahead {
 			if err := v.fence.LookSoon(ctx); err != nil {
+				if old != nil && v.landShared(f, fp, old, oldChecked(v.memory.TTL())) {
+					return record, false
+				}
 				v.memory.Abort(f, auth.Undecided(fmt.Errorf("catching up with the journal: %w", err)))
 				return record, false
 			}
