@@ -166,14 +166,16 @@ func (r *restore) swap(ctx context.Context) (err error) {
 			if !loss.Same(*r.loss) {
 				return auth.WithHint(fmt.Errorf("%s changed since what is lost was listed: %w", r.at.Path(), auth.ErrConflict), "nothing was changed; run it again")
 			}
-			repeated, err = r.prepare(ctx)
-			return err
+			if repeated, err = r.prepare(ctx); err != nil {
+				return err
+			}
+			return r.placeKey()
 		})
 	} else {
 		aside, repeated, err = r.putInPlace(ctx, stamp)
 	}
 	if aside != "" {
-		r.s.note("what was there is now %s: remove it when you are sure", aside)
+		r.s.note("what was there is kept as %s: remove it when you are sure", aside)
 		if err := adoptOwner(aside, r.at.Path()); err != nil {
 			return err
 		}
@@ -206,8 +208,22 @@ func (r *restore) putInPlace(ctx context.Context, stamp string) (aside string, r
 	if r.present != nil {
 		return "", 0, auth.WithHint(fmt.Errorf("%s was made meanwhile: %w", r.at.Path(), auth.ErrConflict), "nothing was changed; run it again")
 	}
+	if err := r.placeKey(); err != nil {
+		return "", 0, err
+	}
 	aside, err = r.at.PutInPlace(r.staged, stamp)
 	return aside, repeated, err
+}
+
+// placeKey puts a master key that was saved beside the backup in place.
+func (r *restore) placeKey() error {
+	if r.keyFile == "" {
+		return nil
+	}
+	if err := sqlite.CopyMasterKey(r.keyFile, r.at.MasterKeyPath()); err != nil {
+		return err
+	}
+	return adoptOwner(r.at.MasterKeyPath(), r.at.Path())
 }
 
 func (r *restore) close() error {
@@ -364,14 +380,6 @@ func (r *restore) commands() {
 // prepare begins a new epoch in the staged copy and stops again what is to be
 // stopped, before anybody uses it.
 func (r *restore) prepare(ctx context.Context) (repeated int, err error) {
-	if r.keyFile != "" {
-		if err := sqlite.CopyMasterKey(r.keyFile, r.at.MasterKeyPath()); err != nil {
-			return 0, err
-		}
-		if err := adoptOwner(r.at.MasterKeyPath(), r.at.Path()); err != nil {
-			return 0, err
-		}
-	}
 	if err := r.db.Renew(ctx); err != nil {
 		return 0, err
 	}
