@@ -71,6 +71,7 @@ type runtime struct {
 	lookBad     atomic.Bool  // the last look at the store failed
 	lastFailure atomic.Int64 // unix nanoseconds
 	lastRedis   atomic.Int64
+	lastWrite   atomic.Int64
 	lastPrefix  atomic.Int64
 
 	db       atomic.Pointer[store.DB]

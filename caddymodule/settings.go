@@ -128,7 +128,7 @@ func (rt *runtime) redisEvents(s *settings) redisx.Events {
 		},
 		Up: func() { s.log.Info("redis answers again", name) },
 		ReadOnly: func(err error) {
-			if lately(&rt.lastRedis) {
+			if lately(&rt.lastWrite) {
 				s.log.Warn("redis takes no records; keys are verified without new ones there", name, zap.Error(err))
 			}
 		},

@@ -219,7 +219,7 @@ func (m *Masker) clean(s string) bool {
 			run++
 			head, part = false, 0
 		case charEquals: // or a colon
-			if i > 0 && last[s[i-1]] || i == 0 && c == '=' {
+			if i == 0 && c == '=' || i > 0 && last[s[i-1]] && (!isAlnum(s[i-1]) || m.refusesName(wordBefore(s, i))) {
 				return false
 			}
 			head, run, part = false, 0, 0
@@ -233,6 +233,15 @@ func (m *Masker) clean(s string) bool {
 		}
 	}
 	return true
+}
+
+// wordBefore is what ends at i and may be a name.
+func wordBefore(s string, i int) string {
+	from := i
+	for from > 0 && strings.IndexByte(delimiters+quotesAndBlanks+"=:", s[from-1]) < 0 {
+		from--
+	}
+	return s[from:i]
 }
 
 // Kinds of characters, as clean tells them apart.

@@ -75,7 +75,7 @@ func New(o Options) *Client {
 	})
 	c.writes = c.breaker("writes", countsAgainstWrites, func(open bool) {
 		switch e := c.events.Load(); {
-		case open && e.ReadOnly != nil && c.Up():
+		case open && e.ReadOnly != nil && isReply(*c.lastWrite.Load()):
 			e.ReadOnly(*c.lastWrite.Load())
 		case !open && e.Writable != nil:
 			e.Writable()
@@ -109,6 +109,12 @@ func (c *Client) breaker(name string, counts func(error) bool, changed func(open
 // type, which anybody who can write to Redis can put there.
 func countsAgainstReads(err error) bool {
 	return err != nil && !errors.Is(err, redis.Nil) && !strings.HasPrefix(err.Error(), "WRONGTYPE")
+}
+
+// isReply reports whether the server itself said no.
+func isReply(err error) bool {
+	var reply redis.Error
+	return errors.As(err, &reply)
 }
 
 func countsAgainstWrites(err error) bool { return err != nil }

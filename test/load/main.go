@@ -24,6 +24,7 @@ type bench struct {
 	pairs  int
 	slice  time.Duration
 	conns  int
+	only   string // "logs": that figure alone
 }
 
 // figure is one line of the result.
@@ -47,6 +48,7 @@ func realMain() error {
 	flag.IntVar(&b.pairs, "pairs", 9, "pairs of slices per figure")
 	flag.DurationVar(&b.slice, "slice", 5*time.Second, "length of a slice")
 	flag.IntVar(&b.conns, "conns", 32, "connections to each process")
+	flag.StringVar(&b.only, "only", "", "measure one figure only: logs")
 	keys := flag.Int("keys", 10_000, "cached identities")
 	flag.StringVar(&b.binary, "binary", "", "the binary to measure (default: build it)")
 	flag.Parse()
@@ -73,6 +75,11 @@ func (b *bench) measure(ctx context.Context) ([]figure, error) {
 		return nil, err
 	}
 	defer up.Close()
+	logs := figure{name: "access log to a file: auth_redact / stock JSON", bound: 1.10}
+	if b.only == "logs" {
+		err := b.measureLogs(ctx, &logs, up.Addr().String())
+		return []figure{logs}, err
+	}
 	base1, err := b.start(ctx, "base1", up.Addr().String(), "")
 	if err != nil {
 		return nil, err
@@ -119,7 +126,6 @@ func (b *bench) measure(ctx context.Context) ([]figure, error) {
 	base1.stop()
 	headers.stop()
 	gw.stop()
-	logs := figure{name: "access log to a file: auth_redact / stock JSON", bound: 1.10}
 	if err := b.measureLogs(ctx, &logs, up.Addr().String()); err != nil {
 		return nil, err
 	}
@@ -215,9 +221,9 @@ func report(figures []figure) error {
 		median := s[len(s)/2]
 		verdict := "-"
 		switch {
-		case i == 0 && (median < 0.95 || median > 1.05):
+		case i == 0 && f.bound == 0 && (median < 0.95 || median > 1.05):
 			noisy, verdict = true, "machine too noisy"
-		case i == 0:
+		case i == 0 && f.bound == 0:
 			verdict = "quiet enough"
 		case f.bound > 0 && median <= f.bound:
 			verdict = "pass"

@@ -111,7 +111,7 @@ func (b *bench) start(ctx context.Context, name, upstream, directive string) (*p
 
 // startLogging also writes an access log in a format.
 func (b *bench) startLogging(ctx context.Context, format, upstream string) (*process, error) {
-	directive := fmt.Sprintf("log {\noutput file %s\nformat %s\n}\nauth", filepath.Join(b.dir, format+".log"), format)
+	directive := fmt.Sprintf("log {\noutput file %s {\nroll_disabled\n}\nformat %s\n}\nauth", filepath.Join(b.dir, format+".log"), format)
 	return b.startWith(ctx, "log-"+format, upstream, directive, format, "unsafe_logs")
 }
 
