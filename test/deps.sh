@@ -3,6 +3,7 @@
 # to install.
 set -euo pipefail
 
+PATH=$PATH:/usr/sbin:/sbin # Debian keeps servers there, not on everybody's path
 missing=()
 need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
 need curl curl

@@ -41,7 +41,6 @@ type Events struct {
 	Down     func(err error)
 	Up       func()
 	ReadOnly func(err error) // it answers but refuses writes
-	Writable func()          // writes work again
 }
 
 // Client talks to one server. It is safe for concurrent use.
@@ -74,11 +73,8 @@ func New(o Options) *Client {
 		}
 	})
 	c.writes = c.breaker("writes", countsAgainstWrites, func(open bool) {
-		switch e := c.events.Load(); {
-		case open && e.ReadOnly != nil && isReply(*c.lastWrite.Load()):
+		if e := c.events.Load(); open && e.ReadOnly != nil && isReply(*c.lastWrite.Load()) {
 			e.ReadOnly(*c.lastWrite.Load())
-		case !open && e.Writable != nil:
-			e.Writable()
 		}
 	})
 	return c

@@ -30,9 +30,10 @@ type remote struct {
 	away atomic.Bool
 
 	readOnly atomic.Bool
+	written  chan struct{} // something was, since it was read last
 }
 
-func newRemote() *remote { return &remote{data: map[string][]byte{}} }
+func newRemote() *remote { return &remote{data: map[string][]byte{}, written: make(chan struct{}, 1)} }
 
 func (r *remote) Get(_ context.Context, name string) ([]byte, error) {
 	r.gets.Add(1)
@@ -55,6 +56,10 @@ func (r *remote) Set(_ context.Context, name string, value []byte, _ time.Durati
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.data[name] = value
+	select {
+	case r.written <- struct{}{}:
+	default:
+	}
 	return nil
 }
 
@@ -73,11 +78,13 @@ func (r *remote) replay(old map[string][]byte) {
 // eventuallyHas waits for the write that follows an answer.
 func (r *remote) eventuallyHas(t *testing.T, n int) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); len(r.snapshot()) != n; {
-		if time.Now().After(deadline) {
+	deadline := time.After(5 * time.Second)
+	for len(r.snapshot()) != n {
+		select {
+		case <-r.written:
+		case <-deadline:
 			t.Fatalf("%d records, want %d", len(r.snapshot()), n)
 		}
-		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -89,6 +96,15 @@ func (n *node) share(r *remote) *cache.Shared {
 	s := cache.NewShared(r, e, "p:", 10*time.Minute)
 	n.verifier.SetShared(s)
 	return s
+}
+
+// rebuild gives the node a verifier with a meter and hooks of the test's own.
+func (n *node) rebuild(m verifier.Meter, h verifier.Hooks) {
+	n.t.Helper()
+	n.verifier = verifier.New(n.memory, n.follower, n, m, h)
+	minter, err := n.db.Minter(n.t.Context(), n.ring)
+	n.must(err)
+	n.verifier.SetMinter(minter)
 }
 
 // beside returns another gateway on the same store, with cold caches.
@@ -179,13 +195,10 @@ func TestTrace_RevokeBetweenSharedReadAndInsert(t *testing.T) {
 	a.want(k, auth.Allow, auth.ReasonNone)
 	r.eventuallyHas(t, 1)
 	b := openNode(t, a.path)
-	b.verifier = verifier.New(b.memory, b.follower, b, nil, verifier.Hooks{AfterShared: func(cache.Record) {
+	b.rebuild(nil, verifier.Hooks{AfterShared: func(cache.Record) {
 		a.revoke(k)
 		b.look()
 	}})
-	m, err := b.db.Minter(t.Context(), b.ring)
-	b.must(err)
-	b.verifier.SetMinter(m)
 	b.share(r)
 	b.want(k, auth.Deny, auth.ReasonRevoked)
 }
@@ -336,10 +349,7 @@ func TestShared_ForgedRecords(t *testing.T) {
 	r := newRemote()
 	n := newNode(t)
 	c := &counts{}
-	n.verifier = verifier.New(n.memory, n.follower, n, c, verifier.Hooks{})
-	m, err := n.db.Minter(t.Context(), n.ring)
-	n.must(err)
-	n.verifier.SetMinter(m)
+	n.rebuild(c, verifier.Hooks{})
 	n.share(r)
 	strong, weak := n.create("admin"), n.create("acme")
 	revoked := n.create("gone")

@@ -14,6 +14,9 @@ import (
 // run starts a program that ends with the test and waits until it listens.
 func run(t testing.TB, network, addr, name string, args ...string) {
 	t.Helper()
+	if _, err := exec.LookPath(name); err != nil {
+		name = filepath.Join("/usr/sbin", name) // not on everybody's path
+	}
 	cmd := exec.Command(name, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := cmd.Start(); err != nil {
