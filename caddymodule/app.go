@@ -76,6 +76,10 @@ type App struct {
 	// Load although logs would print credentials.
 	UnsafeLogs *UnsafeLogs `json:"unsafe_logs,omitempty"`
 
+	// What to do with a live key in a URL beside refusing it: "audit" (the
+	// default) writes it down, "revoke" also revokes the key.
+	Leaked string `json:"leaked,omitempty"`
+
 	// The beginning of the "type" of every problem answer.
 	// Default: urn:caddy-auth:problem:
 	ProblemTypes string `json:"problem_types,omitempty"`
@@ -195,7 +199,7 @@ func (a *App) provisionSettings() error {
 }
 
 func (a *App) check() error {
-	errs := []error{secret.CheckPrefix(a.KeyPrefix)}
+	errs := []error{secret.CheckPrefix(a.KeyPrefix), oneOf("leaked", a.Leaked, "", "audit", "revoke")}
 	if a.PollInterval < 0 || a.MaxStaleness < 0 {
 		errs = append(errs, errors.New("poll_interval and max_staleness can't be negative"))
 	}

@@ -80,6 +80,7 @@ func block(d *caddyfile.Dispenser, what string, each map[string]func(*caddyfile.
 //		allow_query <names...> [<paths...>]
 //		identity_headers {...}
 //		problem_types <base>
+//		leaked audit|revoke
 //		unsafe_logs [<logs...>]
 //	}
 func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
@@ -104,6 +105,7 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 		"allow_query":      queryAllowance(&app.AllowQuery),
 		"identity_headers": identityHeaders(&app.IdentityHeaders),
 		"problem_types":    text(&app.ProblemTypes),
+		"leaked":           choice(&app.Leaked, "audit", "revoke"),
 		"unsafe_logs": func(d *caddyfile.Dispenser) error {
 			app.UnsafeLogs = &UnsafeLogs{Loggers: d.RemainingArgs()}
 			return nil

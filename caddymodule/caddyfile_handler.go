@@ -32,6 +32,8 @@ import (
 //		optional
 //		forward_credential
 //		errors problem|handle_errors
+//		streams until_revoked|detached
+//		leaked audit|revoke
 //		identity_headers {...}
 //	}
 func parseAuth(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
@@ -77,6 +79,8 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"optional":           flag(&h.Optional),
 		"forward_credential": flag(&h.ForwardCredential),
 		"errors":             choice(&h.Errors, "problem", "handle_errors"),
+		"streams":            choice(&h.Streams, "until_revoked", "detached"),
+		"leaked":             choice(&h.Leaked, "audit", "revoke"),
 		"identity_headers":   identityHeaders(&h.IdentityHeaders),
 	})
 }

@@ -28,6 +28,7 @@ func restoreFlags(cmd *cobra.Command) {
 	cmd.Flags().Bool("yes", false, "don't ask")
 	cmd.Flags().Bool("repeat-revocations", false, "stop again what was stopped since the backup")
 	cmd.Flags().Bool("dry-run", false, "only say what would be lost")
+	waitFlags(cmd)
 }
 
 // sqliteTarget is the target, which must be a file.
@@ -118,6 +119,9 @@ func storeRestore(ctx context.Context, s *session) (err error) {
 	if err := s.wantArgs(1, 1, "the backup's file"); err != nil {
 		return err
 	}
+	if _, err := s.waitTimeout(); err != nil {
+		return err
+	}
 	r := &restore{s: s}
 	if r.t, r.at, err = s.sqliteTarget(); err != nil {
 		return err
@@ -126,7 +130,7 @@ func storeRestore(ctx context.Context, s *session) (err error) {
 	if r.staged, err = r.at.Stage(ctx, s.args[0]); err != nil {
 		return fmt.Errorf("reading the backup %s: %w", s.args[0], err)
 	}
-	if r.db, err = store.Open(ctx, r.staged, store.Existing); err != nil {
+	if r.db, err = store.Open(ctx, r.staged, store.Migrate); err != nil {
 		return fmt.Errorf("opening the backup: %w", err)
 	}
 	if err := r.checkMasterKey(ctx); err != nil {
@@ -185,9 +189,26 @@ func (r *restore) swap(ctx context.Context) (err error) {
 	}
 	r.s.note("restored; running gateways notice within their poll interval")
 	if r.s.json {
-		return printJSON(r.s.out, map[string]any{"restored": r.s.args[0], "moved_aside": aside, "stopped_again": repeated})
+		if err := printJSON(r.s.out, map[string]any{"restored": r.s.args[0], "moved_aside": aside, "stopped_again": repeated}); err != nil {
+			return err
+		}
 	}
-	return nil
+	return r.settle(ctx)
+}
+
+// settle tells the gateways, and waits until they have started over if that
+// was asked for.
+func (r *restore) settle(ctx context.Context) error {
+	db, err := store.Open(ctx, r.at, store.Existing)
+	if err != nil {
+		return fmt.Errorf("opening the restored store: %w", err)
+	}
+	defer db.Close()
+	o := r.s.manage(r.t, db)
+	if err := (cliBell{r.t, r.s.cmd, o}).Ring(ctx); err != nil {
+		r.s.note("note: the doorbell was not rung: %s", manage.Mask(err.Error()))
+	}
+	return r.s.settle(ctx, o)
 }
 
 // putInPlace restores where there is no store, or only a damaged one.

@@ -1,10 +1,8 @@
 package caddymodule
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -35,6 +33,7 @@ func keyCommand() caddycmd.Command {
 				specFlags(c)
 				c.Flags().String("like", "", "take what is not given from this key")
 				c.Flags().String("out", "", "write the key to this new file (0600) instead of standard output")
+				waitFlags(c)
 			})
 			leaf(cmd, "list", "Lists keys", keyList, func(c *cobra.Command) {
 				c.Flags().String("owner", "", "only this owner's")
@@ -47,18 +46,22 @@ func keyCommand() caddycmd.Command {
 			})
 			leaf(cmd, "show ID", "Shows a key and its history", keyShow, nil)
 			leaf(cmd, "find", "Finds the key whose text is typed or piped in", keyFind, nil)
-			leaf(cmd, "edit ID...", "Changes keys' name, scopes, networks, metadata or expiry", keyEdit, specFlags)
-			leaf(cmd, "disable ID...", "Stops keys from working until they are enabled", keySetDisabled(true), bulkFlags)
-			leaf(cmd, "enable ID...", "Lets disabled keys work again", keySetDisabled(false), bulkFlags)
+			leaf(cmd, "edit ID...", "Changes keys' name, scopes, networks, metadata or expiry", keyEdit, func(c *cobra.Command) {
+				specFlags(c)
+				waitFlags(c)
+			})
+			leaf(cmd, "disable ID...", "Stops keys from working until they are enabled", keySetDisabled(true), changeFlags)
+			leaf(cmd, "enable ID...", "Lets disabled keys work again", keySetDisabled(false), changeFlags)
 			leaf(cmd, "rotate ID...", "Makes a new key like each and lets the old one work on for a while", keyRotate, func(c *cobra.Command) {
 				c.Flags().String("overlap", "24h", "how long the old key works on; 0s: not at all")
 				specFlags(c)
 				c.Flags().String("out", "", "write the keys to this new file (0600) instead of standard output")
+				waitFlags(c)
 			})
 			leaf(cmd, "revoke ID...|--owner NAME|--stdin", "Ends keys for good", keyRevoke, func(c *cobra.Command) {
 				c.Flags().String("owner", "", "revoke all keys of this owner")
 				c.Flags().Bool("stdin", false, "revoke the keys whose texts are typed or piped in, one a line")
-				bulkFlags(c)
+				changeFlags(c)
 			})
 		},
 	}
@@ -67,6 +70,12 @@ func keyCommand() caddycmd.Command {
 func bulkFlags(c *cobra.Command) {
 	c.Flags().String("reason", "", "why, for the audit log")
 	c.Flags().BoolP("yes", "y", false, "don't ask")
+}
+
+// changeFlags are those of a change that may concern many.
+func changeFlags(c *cobra.Command) {
+	bulkFlags(c)
+	waitFlags(c)
 }
 
 // specFlags are what describes a key, for commands that make or change one.
@@ -186,7 +195,7 @@ func keyCreate(ctx context.Context, s *session) error {
 		spec.Environment = env
 	}
 	edit(&spec)
-	return s.printing(func(sink *secretSink) error {
+	err = s.printing(func(sink *secretSink) error {
 		made, err := o.Create(ctx, spec)
 		if err != nil {
 			return err
@@ -197,6 +206,10 @@ func keyCreate(ctx context.Context, s *session) error {
 		s.remarkEnvironment(o.t, made.Key.Environment)
 		return s.printMade(sink, made)
 	})
+	if err != nil {
+		return err
+	}
+	return s.settle(ctx, o)
 }
 
 // printing runs make with somewhere to put secrets; if it fails before
@@ -236,12 +249,9 @@ func keyList(ctx context.Context, s *session) error {
 	if filter.State = auth.KeyState(state); state != "" && !slices.Contains(auth.KeyStates(), filter.State) {
 		return usagef("--state %q: want one of %v", state, auth.KeyStates())
 	}
-	if before, _ := f.GetString("created-before"); before != "" {
-		at, err := parseBefore(before)
-		if err != nil {
-			return err
-		}
-		filter.CreatedBefore = at
+	var err error
+	if filter.CreatedBefore, err = s.timeFlag("created-before"); err != nil {
+		return err
 	}
 	o, err := s.open(ctx)
 	if err != nil {
@@ -253,19 +263,6 @@ func keyList(ctx context.Context, s *session) error {
 		return err
 	}
 	return table.end()
-}
-
-// parseBefore reads a time, or a duration back from now.
-func parseBefore(s string) (int64, error) {
-	if d, err := caddy.ParseDuration(s); err == nil && d > 0 {
-		return time.Now().Add(-d).UnixMilli(), nil
-	}
-	for _, layout := range []string{time.RFC3339, time.DateOnly} {
-		if t, err := time.Parse(layout, s); err == nil {
-			return t.UnixMilli(), nil
-		}
-	}
-	return 0, usagef("--created-before %q: want a duration such as 90d, or a time such as 2026-01-31", s)
 }
 
 func keyShow(ctx context.Context, s *session) error {
@@ -287,22 +284,14 @@ func keyShow(ctx context.Context, s *session) error {
 	if err := s.printKey(k); err != nil || s.json {
 		return err
 	}
-	history, err := o.db.AuditOf(ctx, k.ID)
+	story, err := o.story(ctx, k.ID)
 	if err != nil {
 		return err
 	}
-	ofOwner, err := o.db.AuditOf(ctx, "owner:"+k.Owner) // it concerns the key too
-	if err != nil {
-		return err
-	}
-	for _, e := range ofOwner {
-		if e.At >= k.CreatedAt {
-			history = append(history, e)
+	for _, e := range story {
+		if err := s.printAudit(e); err != nil {
+			return err
 		}
-	}
-	slices.SortStableFunc(history, func(a, b store.AuditEntry) int { return cmp.Compare(a.At, b.At) })
-	for _, e := range history {
-		fmt.Fprintf(s.out, "%s  %s by %s  %s\n", moment(e.At), e.Action, e.Actor, e.Detail)
 	}
 	return nil
 }

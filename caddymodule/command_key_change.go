@@ -31,7 +31,10 @@ func keyEdit(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	return s.report("edited", changed, len(s.args))
+	if err := s.report("edited", changed, len(s.args)); err != nil {
+		return err
+	}
+	return s.settle(ctx, o)
 }
 
 func keySetDisabled(disabled bool) func(context.Context, *session) error {
@@ -53,7 +56,10 @@ func keySetDisabled(disabled bool) func(context.Context, *session) error {
 		if err != nil {
 			return err
 		}
-		return s.report(word, changed, len(s.args))
+		if err := s.report(word, changed, len(s.args)); err != nil {
+			return err
+		}
+		return s.settle(ctx, o)
 	}
 }
 
@@ -96,7 +102,7 @@ func keyRotate(ctx context.Context, s *session) error {
 	if err := o.CheckRotate(ctx, ids, edit); err != nil {
 		return err
 	}
-	return s.printing(func(sink *secretSink) error {
+	err = s.printing(func(sink *secretSink) error {
 		for _, id := range ids {
 			made, err := o.Rotate(ctx, id, overlap, edit)
 			if err != nil {
@@ -109,6 +115,10 @@ func keyRotate(ctx context.Context, s *session) error {
 		}
 		return nil
 	})
+	if _, some := o.Wrote(); err != nil && !some {
+		return err
+	}
+	return errors.Join(err, s.settle(ctx, o))
 }
 
 func keyRevoke(ctx context.Context, s *session) error {
@@ -164,7 +174,10 @@ func keyRevoke(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	if err := s.report("revoked", changed, len(ids)); err != nil || unknown == 0 {
+	if err := s.report("revoked", changed, len(ids)); err != nil {
+		return err
+	}
+	if err := s.settle(ctx, o); err != nil || unknown == 0 {
 		return err
 	}
 	return auth.WithHint(fmt.Errorf("%d of %d lines are no keys of this store: %w", unknown, len(texts), auth.ErrNotFound), "the others are revoked")
@@ -184,7 +197,9 @@ func (s *session) revokeOwner(ctx context.Context, o *opened, owner, reason stri
 	}
 	s.note("revoked %d keys of %s", n, owner)
 	if s.json {
-		return printJSON(s.out, map[string]any{"owner": owner, "revoked": n})
+		if err := printJSON(s.out, map[string]any{"owner": owner, "revoked": n}); err != nil {
+			return err
+		}
 	}
-	return nil
+	return s.settle(ctx, o)
 }

@@ -24,8 +24,8 @@ func ownerCommand() caddycmd.Command {
 			targetFlags(cmd)
 			leaf(cmd, "list", "Lists owners", ownerList, nil)
 			leaf(cmd, "show NAME", "Shows an owner and its keys", ownerShow, nil)
-			leaf(cmd, "disable NAME", "Stops all keys of an owner until it is enabled", ownerSetDisabled(true), bulkFlags)
-			leaf(cmd, "enable NAME", "Lets the keys of an owner work again", ownerSetDisabled(false), bulkFlags)
+			leaf(cmd, "disable NAME", "Stops all keys of an owner until it is enabled", ownerSetDisabled(true), changeFlags)
+			leaf(cmd, "enable NAME", "Lets the keys of an owner work again", ownerSetDisabled(false), changeFlags)
 		},
 	}
 }
@@ -139,13 +139,15 @@ func ownerSetDisabled(disabled bool) func(context.Context, *session) error {
 		} else {
 			s.note("%s %s, with %d keys", word, name, owner.Keys)
 		}
-		if !s.json {
-			return nil
+		if s.json {
+			if owner, err = o.db.Owner(ctx, name); err != nil {
+				return err
+			}
+			if err := printJSON(s.out, viewOwner(owner)); err != nil {
+				return err
+			}
 		}
-		if owner, err = o.db.Owner(ctx, name); err != nil {
-			return err
-		}
-		return printJSON(s.out, viewOwner(owner))
+		return s.settle(ctx, o)
 	}
 }
 

@@ -50,6 +50,7 @@ func targetFlags(cmd *cobra.Command) {
 	f.StringP("adapter", "a", "", "the configuration's adapter, if its name does not tell")
 	f.StringSlice("envfile", nil, "files with environment variables for the configuration")
 	f.String("store", "", "the store itself: sqlite:PATH")
+	f.String("redis", "", "the gateways' Redis, to tell them of changes: redis://host:port/db; a URL with a password as {env.X} or {file.X}")
 }
 
 // findTarget finds the store that the flags or the configuration name.
@@ -231,11 +232,17 @@ type opened struct {
 
 // open opens the store that a command works on. It never makes or migrates one.
 func (s *session) open(ctx context.Context) (*opened, error) {
+	if _, err := s.waitTimeout(); err != nil {
+		return nil, err
+	}
 	t, err := findTarget(s.cmd)
 	if err != nil {
 		return nil, err
 	}
 	s.note("using %s (from %s)", t.backend.Describe(), t.from)
+	if _, err := t.redis(s.cmd); err != nil {
+		return nil, err
+	}
 	if err := checkFileOwner(t.backend); err != nil {
 		return nil, err
 	}
@@ -249,7 +256,14 @@ func (s *session) open(ctx context.Context) (*opened, error) {
 		}
 		return nil, errors.Join(err, db.Close())
 	}
-	return &opened{manage.New(db, actor(), t.prefix, t.minter(db)), db, t}, nil
+	return s.manage(t, db), nil
+}
+
+// manage returns what changes a store that is open.
+func (s *session) manage(t *target, db *store.DB) *opened {
+	o := &opened{manage.New(db, actor(), t.prefix, t.minter(db)), db, t}
+	o.SetBell(cliBell{t, s.cmd, o})
+	return o
 }
 
 func (t *target) minter(db *store.DB) func(context.Context) (*secret.Minter, error) {

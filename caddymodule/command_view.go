@@ -42,6 +42,8 @@ type keyView struct {
 	CreatedAt     moment            `json:"created_at"`
 	ExpiresAt     moment            `json:"expires_at"`
 	LastUsedAt    moment            `json:"last_used_at"`
+	RefusedAt     moment            `json:"refused_at"`
+	RefusedReason string            `json:"refused_reason,omitempty"`
 	DisabledAt    moment            `json:"disabled_at"`
 	RevokedAt     moment            `json:"revoked_at"`
 	RevokedReason string            `json:"revoked_reason,omitempty"`
@@ -53,6 +55,7 @@ func viewKey(k *auth.Key) keyView {
 	return keyView{
 		ID: k.ID, Owner: k.Owner, Name: k.Name, Hint: k.Hint, Env: k.Environment, Scopes: list(k.Scopes), State: k.State(time.Now()),
 		AllowIP: list(k.Networks), Meta: k.Meta, CreatedAt: moment(k.CreatedAt), ExpiresAt: moment(k.NotAfter()), LastUsedAt: moment(k.LastUsedAt),
+		RefusedAt: moment(k.RefusedAt), RefusedReason: k.RefusedReason,
 		DisabledAt: moment(k.DisabledAt), RevokedAt: moment(k.RevokedAt), RevokedReason: k.RevokedReason,
 		ReplacedBy: k.ReplacedBy, ReplacedAt: moment(k.ReplacedAt),
 	}
@@ -165,6 +168,7 @@ func (s *session) printKey(k *auth.Key) error {
 		{"created", v.CreatedAt.String()},
 		{"expires", orNever(k.NotAfter())},
 		{"last used", v.LastUsedAt.String()},
+		{"last refused", strings.TrimSpace(v.RefusedAt.String() + " " + v.RefusedReason)},
 		{"disabled", v.DisabledAt.String()},
 		{"revoked", v.RevokedAt.String()},
 		{"reason", orDash(v.RevokedReason)},

@@ -74,6 +74,15 @@ type Handler struct {
 	// hands them to the site's error routes.
 	Errors string `json:"errors,omitempty"`
 
+	// What becomes of requests under way, such as websockets, when their
+	// credential ends: "until_revoked" (the default) ends them too, "detached"
+	// lets them go on.
+	Streams string `json:"streams,omitempty"`
+
+	// What to do with a live key in a URL beside refusing it: "audit" or
+	// "revoke". Default: the app's.
+	Leaked string `json:"leaked,omitempty"`
+
 	// The identity headers of this site, added to the app's.
 	IdentityHeaders *IdentityHeaders `json:"identity_headers,omitempty"`
 
@@ -195,6 +204,8 @@ func (h *Handler) compileSite() (*verifier.Site, error) {
 		oneOf("ambiguous_paths", h.AmbiguousPaths, "", "refuse", "allow"),
 		oneOf("preflight", h.Preflight, "", "pass"),
 		oneOf("early_data", h.EarlyData, "", "refuse", "allow"),
+		oneOf("streams", h.Streams, "", "until_revoked", "detached"),
+		oneOf("leaked", h.Leaked, "", "audit", "revoke"),
 		oneOf("errors", h.Errors, "", "problem", "handle_errors"))
 	rules.AllowAmbiguous, rules.PreflightPass = h.AmbiguousPaths == "allow", h.Preflight == "pass"
 	site, err := verifier.NewSite(rules)

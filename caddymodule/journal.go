@@ -58,3 +58,12 @@ func (j journal) Reopen(ctx context.Context) error {
 	}
 	return db.Reopen(ctx)
 }
+
+// Beat implements feed.Journal.
+func (j journal) Beat(ctx context.Context, n auth.Node) error {
+	db, err := j.open()
+	if err != nil {
+		return err
+	}
+	return db.Beat(ctx, n)
+}

@@ -2,12 +2,15 @@ package caddymodule
 
 import (
 	"context"
+	"net/http"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/manage"
+	"github.com/caddy-auth/caddy-auth/internal/store"
 )
 
 const (
@@ -29,9 +32,19 @@ type leakLog struct {
 	running int
 }
 
+// burn writes down, and if it is so configured revokes, live keys in the URL of
+// a request.
+func (h *Handler) burn(r *http.Request, texts []string) {
+	leaked := h.Leaked
+	if leaked == "" {
+		leaked = h.app.Leaked
+	}
+	h.app.rt.leaks.burn(texts, h.loggable(r.Host), leaked == "revoke")
+}
+
 // burn looks the texts up, away from the request that showed them. Forged
 // ones cost no I/O.
-func (l *leakLog) burn(texts []string, site string) {
+func (l *leakLog) burn(texts []string, site string, revoke bool) {
 	for _, text := range texts {
 		l.mu.Lock()
 		full := l.running >= leakWorkers
@@ -48,12 +61,12 @@ func (l *leakLog) burn(texts []string, site string) {
 				l.running--
 				l.mu.Unlock()
 			}()
-			l.one(text, site)
+			l.one(text, site, revoke)
 		}()
 	}
 }
 
-func (l *leakLog) one(text, site string) {
+func (l *leakLog) one(text, site string, revoke bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), leakTimeout)
 	defer cancel()
 	v := l.rt.verifier.VerifyKey(ctx, text, time.Now())
@@ -72,6 +85,28 @@ func (l *leakLog) one(text, site string) {
 	if err := db.Note(ctx, "gateway", "key.leaked", id.CredentialID, map[string]any{"hint": id.Hint, "site": site}); err != nil {
 		l.rt.logger().Warn("writing a leak to the audit log", zap.String("credential_id", id.CredentialID), zap.Error(err))
 	}
+	if revoke {
+		l.revoke(ctx, db, id)
+	}
+}
+
+func (l *leakLog) revoke(ctx context.Context, db *store.DB, id *auth.Identity) {
+	name := zap.String("credential_id", id.CredentialID)
+	m := manage.New(db, "gateway", "", nil)
+	m.SetBell(l.rt)
+	if _, err := m.Revoke(ctx, []string{id.CredentialID}, "sent in a URL"); err != nil {
+		l.forget(id.CredentialID) // the next time it is seen it is tried again
+		l.rt.logger().Error("a leaked key could not be revoked", name, zap.Error(hinted(err)))
+		return
+	}
+	l.rt.logger().Named("audit").Warn("a leaked key was revoked", zap.String("action", "key.revoke"), name)
+}
+
+// forget makes the next leak of a credential the first.
+func (l *leakLog) forget(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.seen, id)
 }
 
 // first reports whether this credential's leak was not written down lately.

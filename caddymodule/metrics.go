@@ -42,6 +42,8 @@ type collectors struct {
 	leaks      prometheus.Counter
 	suppressed prometheus.Counter
 	lag        prometheus.Gauge
+	bells      *prometheus.CounterVec
+	ended      *prometheus.CounterVec
 	state      stateCollector
 }
 
@@ -70,6 +72,12 @@ func newCollectors() *collectors {
 		lag: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: ns, Name: "journal_lag_seconds", Help: "How old the change that was applied last was then, by the clocks of its writer and this gateway.",
 		}),
+		bells: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: ns, Name: "doorbells_total", Help: "Looks at the journal that the doorbell caused, by whether they found something.",
+		}, []string{"result"}),
+		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: ns, Name: "streams_ended_total", Help: "Requests under way that were ended because their credential was, by reason.",
+		}, []string{"reason"}),
 		allowed: map[auth.Method]prometheus.Counter{},
 	}
 	for _, method := range auth.Methods() {
@@ -91,7 +99,7 @@ func newCollectors() *collectors {
 // register makes the collectors known to a configuration's registry. Another
 // app of the same configuration may have done so.
 func (m *collectors) register(reg prometheus.Registerer) error {
-	for _, c := range []prometheus.Collector{m.requests, m.lookupsVec, m.secondsVec, m.refused, m.leaks, m.suppressed, m.lag, m.state} {
+	for _, c := range []prometheus.Collector{m.requests, m.lookupsVec, m.secondsVec, m.refused, m.leaks, m.suppressed, m.lag, m.bells, m.ended, m.state} {
 		var dup prometheus.AlreadyRegisteredError
 		if err := reg.Register(c); err != nil && !errors.As(err, &dup) {
 			return err
@@ -108,6 +116,15 @@ func (m *collectors) count(method auth.Method, code auth.Code) {
 	m.requests.WithLabelValues(string(method), string(code)).Inc()
 }
 
+// rung counts a look that the doorbell caused.
+func (m *collectors) rung(news bool) {
+	result := "nothing_new"
+	if news {
+		result = "news"
+	}
+	m.bells.WithLabelValues(result).Inc()
+}
+
 // stateCollector reads what the runtime knows when it is asked.
 type stateCollector struct{}
 
@@ -117,6 +134,8 @@ func stateDesc(name, help string, labels ...string) *prometheus.Desc {
 
 var (
 	descLookAge = stateDesc("journal_look_age_seconds", "How long ago the last good look at the journal began.")
+	descBeatAge = stateDesc("heartbeat_age_seconds", "How long ago the last confirmed heartbeat began.")
+	descStreams = stateDesc("requests_under_way", "Requests under way with a credential.")
 	descSeq     = stateDesc("journal_sequence", "The sequence of the last change applied.")
 	descStoreUp = stateDesc("store_up", "Whether the last look at the store was good.")
 	descRedisUp = stateDesc("redis_up", "Whether Redis answered when it was last asked. Absent without Redis.")
@@ -126,7 +145,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descLookAge, descSeq, descStoreUp, descRedisUp, descTrusted, descCached} {
+	for _, d := range []*prometheus.Desc{descLookAge, descBeatAge, descStreams, descSeq, descStoreUp, descRedisUp, descTrusted, descCached} {
 		ch <- d
 	}
 }
@@ -144,6 +163,10 @@ func (stateCollector) Collect(ch chan<- prometheus.Metric) {
 	if age := rt.follower.Age(now); age < never {
 		gauge(descLookAge, age.Seconds())
 	}
+	if age := rt.follower.BeatAge(now); age < never {
+		gauge(descBeatAge, age.Seconds())
+	}
+	gauge(descStreams, float64(rt.streams.Len()))
 	cursor, _ := rt.follower.Position()
 	gauge(descSeq, float64(cursor))
 	gauge(descStoreUp, bit(rt.storeUp()))

@@ -62,6 +62,9 @@ func (h *Handler) logRefusal(r *http.Request, refusal *auth.Refusal, id *auth.Id
 	if id != nil {
 		method = id.Method
 		credential = id.CredentialID
+		if credential != "" {
+			h.app.rt.refusals.note(credential, reason, time.Now())
+		}
 		if id.Hint != "" {
 			fields = append(fields, zap.String("hint", id.Hint))
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/feed"
 	"github.com/caddy-auth/caddy-auth/internal/secret"
 	"github.com/caddy-auth/caddy-auth/internal/store"
+	"github.com/caddy-auth/caddy-auth/internal/stream"
 	"github.com/caddy-auth/caddy-auth/internal/verifier"
 )
 
@@ -32,6 +33,7 @@ type runtimeKey struct {
 
 const (
 	openTimeout   = 10 * time.Second
+	leaveTimeout  = 3 * time.Second
 	retryInterval = time.Second
 	usesInterval  = 10 * time.Second
 	usesPerTx     = 500
@@ -60,19 +62,24 @@ type runtime struct {
 	memory   *cache.Memory
 	follower *feed.Follower
 	verifier *verifier.Verifier
+	streams  *stream.Registry
 	leaks    leakLog
+	refusals refusalLog
 	users    atomic.Int64 // requests inside
 
 	now     atomic.Pointer[settings] // those in force, never nil
 	settled atomic.Pointer[settings] // the last ones that settle saw
-	linkMu  sync.Mutex               // held while the shared tier is exchanged
-	opened  chan struct{}            // closed when the first try to open the store has ended
+	linkMu  sync.Mutex               // held while the shared tier is exchanged; guards bell
+	bell    doorbell
+	opened  chan struct{} // closed when the first try to open the store has ended
 
 	lookBad     atomic.Bool  // the last look at the store failed
 	lastFailure atomic.Int64 // unix nanoseconds
 	lastRedis   atomic.Int64
 	lastWrite   atomic.Int64
 	lastPrefix  atomic.Int64
+	lastBell    atomic.Int64
+	lastBeat    atomic.Int64
 
 	db       atomic.Pointer[store.DB]
 	ring     atomic.Pointer[secret.Ring]
@@ -80,7 +87,7 @@ type runtime struct {
 
 	known atomic.Pointer[[]string] // prefixes, never nil
 
-	openedOnce sync.Once
+	openedOnce, endOnce sync.Once
 
 	startMu sync.Mutex // guards started and background
 	started bool
@@ -95,14 +102,18 @@ func newRuntime(backend Backend, master auth.Secret) *runtime {
 	rt := &runtime{backend: backend, master: master, opened: make(chan struct{})}
 	rt.now.Store(&settings{log: zap.NewNop(), prefix: DefaultKeyPrefix})
 	rt.memory = cache.NewMemory(cache.Limits{})
-	rt.follower = feed.New(journal{rt}, rt.memory, feed.Config{}, feed.Events{
+	rt.follower = feed.New(journal{rt}, rt.memory, newNode(), feed.Config{}, feed.Events{
 		Booted:      rt.readSecrets,
 		Applied:     rt.applied,
 		LostHistory: rt.lostHistory,
+		Emptied:     func() { rt.streams.DoubtAll() },
 		Looked:      func() { rt.lookBad.Store(false) },
 		LookFailed:  rt.lookFailed,
+		BeatFailed:  rt.beatFailed,
+		Rung:        func(news bool) { metrics.rung(news) },
 	})
 	rt.verifier = verifier.New(rt.memory, rt.follower, rt, meter{}, verifier.Hooks{})
+	rt.streams = stream.NewRegistry(rt.verifier)
 	rt.leaks.rt = rt
 	rt.known.Store(&[]string{DefaultKeyPrefix})
 	return rt
@@ -189,6 +200,8 @@ func (rt *runtime) run(ctx context.Context, retry bool) {
 	}
 	rt.follower.Start()
 	defer rt.follower.Stop()
+	rt.streams.Start()
+	defer rt.streams.Stop()
 	uses := time.NewTicker(usesInterval)
 	defer uses.Stop()
 	prune := time.NewTicker(pruneInterval)
@@ -201,12 +214,13 @@ func (rt *runtime) run(ctx context.Context, retry bool) {
 			return
 		case <-uses.C:
 			rt.writeUses(usesPerRound)
+			rt.writeRefusals()
 		case <-prune.C:
 			rt.prune()
 		case <-secrets.C:
 			rt.settle()
 			if rt.verifier.Minter() == nil { // reading them failed when they changed
-				rt.applied(auth.Change{Kind: store.ChangeSecrets})
+				rt.secretsChanged()
 			}
 		}
 	}
@@ -225,6 +239,7 @@ func (rt *runtime) Destruct() error {
 		return rt.end()
 	}
 	rt.writeUses(math.MaxInt)
+	rt.drains(true)
 	go func() {
 		tick := time.NewTicker(drainTick)
 		defer tick.Stop()
@@ -258,20 +273,32 @@ func (rt *runtime) awaitOpen(ctx context.Context) {
 }
 
 // end stops all work and closes the store. Nothing is trusted after it, since
-// nobody follows the journal any more.
-func (rt *runtime) end() error {
+// nobody follows the journal any more: whatever is still under way is ended,
+// and only then is the gateway deregistered. Called again it does nothing.
+func (rt *runtime) end() (err error) {
+	rt.endOnce.Do(func() { err = rt.endNow() })
+	return err
+}
+
+func (rt *runtime) endNow() error {
 	rt.stop()
 	rt.done.Wait()
 	rt.follower.Lapse()
+	rt.drains(false)
 	rt.verifier.SetShared(nil)
+	rt.linkMu.Lock()
+	rt.linkBell(&settings{})
+	rt.linkMu.Unlock()
 	db := rt.db.Load()
 	if db == nil {
 		return nil
 	}
 	rt.writeUses(math.MaxInt)
-	err := db.Close()
+	rt.writeRefusals()
 	rt.follower.Lapse() // a late request may have looked meanwhile
-	return err
+	rt.streams.EndAll(stream.ReasonStopped)
+	rt.deregister()
+	return db.Close()
 }
 
 // LookupKey implements verifier.Keys.
@@ -313,10 +340,14 @@ func (rt *runtime) readSecrets(ctx context.Context) error {
 }
 
 func (rt *runtime) applied(c auth.Change) {
+	rt.streams.Applied(c)
 	metrics.lag.Set(max(0, time.Since(time.UnixMilli(c.At)).Seconds()))
-	if c.Kind != store.ChangeSecrets {
-		return
+	if c.Kind == store.ChangeSecrets {
+		rt.secretsChanged()
 	}
+}
+
+func (rt *runtime) secretsChanged() {
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
 	if err := rt.readSecrets(ctx); err != nil {
@@ -344,6 +375,19 @@ func (rt *runtime) lookFailed(err error) {
 	}
 	rt.logger().Error("the store can't be read; cached verdicts are trusted until max_staleness, then requests get 503",
 		zap.Error(hinted(err)), zap.Duration("last_look", min(rt.follower.Age(time.Now()), never)))
+}
+
+// beatFailed says that nobody can know what this gateway has applied.
+func (rt *runtime) beatFailed(err error) {
+	if !lately(&rt.lastBeat) {
+		return
+	}
+	if errors.Is(err, auth.ErrNotWritable) {
+		rt.logger().Warn("the store can't be written: verification goes on, changes fail, and nobody can wait for this gateway", zap.Error(hinted(err)))
+		return
+	}
+	rt.logger().Error("the heartbeat could not be written; cached verdicts are trusted until max_staleness, then requests get 503",
+		zap.Error(hinted(err)), zap.Duration("last_heartbeat", min(rt.follower.BeatAge(time.Now()), never)))
 }
 
 // lately reports whether a lasting failure is due to be logged again.
@@ -385,7 +429,7 @@ func (rt *runtime) prune() {
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
 	kept := max(journalKept, 2*rt.follower.Config().Memory)
-	if err := db.PruneJournal(ctx, time.Now().Add(-kept).UnixMilli()); err != nil {
+	if err := errors.Join(db.PruneJournal(ctx, kept), db.PruneNodes(ctx)); err != nil {
 		rt.logger().Warn("pruning the journal", zap.Error(err))
 	}
 }

@@ -26,7 +26,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	target := h.site.JudgeTarget(r.Method, originalTarget(r), verifier.IsPreflight(r.Method, r.Header), prefixes)
 	switch {
 	case target.Refusal != nil:
-		h.app.rt.leaks.burn(target.Leaked, h.loggable(r.Host))
+		h.burn(r, target.Leaked)
 		return h.refuse(w, r, target.Refusal, nil)
 	case target.Public:
 		return h.passAnonymous(w, r, next, true)
@@ -41,8 +41,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.refuse(w, r, h.sources.MissingRefusal(), nil)
 	}
 	h.app.rt.awaitOpen(r.Context())
+	seen, fp := rt.streams.Changes(), auth.FingerprintOf(presented.Credential)
 	now := time.Now()
-	verdict := h.app.rt.verifier.VerifyKey(r.Context(), presented.Credential, now)
+	verdict := rt.verifier.Verify(r.Context(), fp, presented.Credential, now)
 	switch verdict.Outcome {
 	case auth.Allow:
 	case auth.Deny:
@@ -59,9 +60,17 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	h.warnPlainHTTP(r)
 	metrics.allowed[verdict.Identity.Method].Inc()
 	c := &caller{handler: h, verified: true, identity: verdict.Identity}
-	c.policies = append(c.firstPolicy[:0], h.policy)
-	h.policy.Inject(r.Header, &c.identity, c.values[:])
+	c.inject(r.Header)
 	c.attach(r)
+	if h.Streams == "detached" {
+		return next.ServeHTTP(w, r)
+	}
+	if len(r.Header["Upgrade"]) > 0 || r.Method == http.MethodConnect {
+		now = time.Time{} // no answer to wait for
+	}
+	r = c.follow(w, r)
+	rt.streams.Add(&c.Stream, c, fp, now, seen)
+	defer c.unfollow()
 	return next.ServeHTTP(w, r)
 }
 
@@ -72,7 +81,6 @@ func (h *Handler) passAnonymous(w http.ResponseWriter, r *http.Request, next cad
 		metrics.anonymous.Inc()
 	}
 	c := &caller{handler: h, public: public}
-	c.policies = append(c.firstPolicy[:0], h.policy)
 	c.attach(r)
 	return next.ServeHTTP(w, r)
 }
@@ -83,15 +91,11 @@ func (h *Handler) passAnonymous(w http.ResponseWriter, r *http.Request, next cad
 func (h *Handler) again(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, c *caller) error {
 	h.sources.Take(r.Header, h.app.rt.prefixes(), h.ForwardCredential) // its credential headers go, unread
 	h.policy.Clean(r, h.sources.Aliases())
-	c.policies = append(c.policies, h.policy)
-	if c.verified {
-		for _, p := range c.policies {
-			p.Inject(r.Header, &c.identity, nil)
-		}
-	}
+	c.add(h.policy)
+	c.inject(r.Header)
 	target := h.site.JudgeTarget(r.Method, originalTarget(r), verifier.IsPreflight(r.Method, r.Header), h.app.rt.prefixes())
 	if target.Refusal != nil {
-		h.app.rt.leaks.burn(target.Leaked, h.loggable(r.Host))
+		h.burn(r, target.Leaked)
 		return h.refuse(w, r, target.Refusal, nil)
 	}
 	if !c.verified {

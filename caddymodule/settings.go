@@ -106,11 +106,13 @@ func (rt *runtime) settle() {
 	}
 }
 
-// linkShared gives the verifier the tier over the present Redis and secrets.
+// linkShared gives the verifier the tier over the present Redis and secrets,
+// and listens to the doorbell there.
 func (rt *runtime) linkShared() {
 	rt.linkMu.Lock()
 	defer rt.linkMu.Unlock()
 	s, e := rt.now.Load(), rt.envelope.Load()
+	rt.linkBell(s)
 	if s.redis == nil || e == nil {
 		rt.verifier.SetShared(nil)
 		return

@@ -25,6 +25,7 @@ var levels = map[string]int{
 	"internal/store/storetest": 2,
 	"internal/cache":           2,
 	"internal/feed":            2,
+	"internal/stream":          2,
 	"internal/verifier":        3,
 	"internal/forward":         3,
 	"internal/manage":          3,

@@ -16,6 +16,9 @@ var (
 	ErrInvalid = errors.New("invalid")
 	// ErrUnavailable: the store cannot be asked now; trying again may help.
 	ErrUnavailable = errors.New("unavailable")
+	// ErrNotWritable: the store can be read, and what is read is the newest
+	// there is, but it can't be written now. It comes with ErrUnavailable.
+	ErrNotWritable = errors.New("not writable")
 	// ErrCorrupt: the store can be read but not understood; trying again won't help.
 	ErrCorrupt = errors.New("corrupt")
 	// ErrTooNew: the store was written by a newer release.

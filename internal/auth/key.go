@@ -23,7 +23,9 @@ type Key struct {
 	ReplacedAt    int64
 	OverlapUntil  int64 // when a replaced key stops working
 	LastUsedAt    int64
-	OwnerDisabled bool // read with the row, not written with it
+	RefusedAt     int64  // when it was refused last
+	RefusedReason string // and why
+	OwnerDisabled bool   // read with the row, not written with it
 }
 
 // KeyState is the one word people see for a key.
@@ -85,4 +87,11 @@ type Owner struct {
 type Use struct {
 	Fingerprint Fingerprint
 	At          int64 // unix milliseconds
+}
+
+// Refused is when and why a credential that exists was refused last.
+type Refused struct {
+	CredentialID string
+	At           int64 // unix milliseconds
+	Reason       string
 }

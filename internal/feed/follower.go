@@ -34,6 +34,11 @@ type Journal interface {
 	NewEpoch(ctx context.Context, old, next auth.Epoch) error
 	// Reopen drops what an exchanged database left open.
 	Reopen(ctx context.Context) error
+	// Beat tells the store that the node is there and what it has applied. It
+	// returns once that is written where everybody who changes the store reads
+	// it. auth.ErrNotWritable: it could not be written, but whoever looks at
+	// this journal sees the newest there is.
+	Beat(ctx context.Context, n auth.Node) error
 }
 
 // Tier is a cache that changes are dropped from. Drop and Sweep MUST take the
@@ -50,8 +55,11 @@ type Events struct {
 	Applied     func(auth.Change)               // a change was applied
 	Booted      func(ctx context.Context) error // before the journal is trusted, at start and after a lost history
 	LostHistory func(why string)                // the store went back in time or was replaced
+	Emptied     func()                          // the caches were emptied and are in use again: nobody knows what changed meanwhile
 	Looked      func()                          // a look was good
 	LookFailed  func(error)
+	BeatFailed  func(error)       // a heartbeat was not confirmed
+	Rung        func(news bool)   // the doorbell led to a look, which found something or not
 	Remembered  func(auth.Change) // for tests: between remember and drop
 }
 
@@ -60,7 +68,7 @@ type Config struct {
 	PollInterval time.Duration // default 1s
 	MaxStaleness time.Duration // default 2m
 	Memory       time.Duration // how long changes are remembered, default 10m
-	LookTimeout  time.Duration // default 5s
+	LookTimeout  time.Duration // of a look, and of a heartbeat; default 5s
 }
 
 // WithDefaults returns c with every zero field set to its default.
@@ -77,20 +85,27 @@ func (c Config) WithDefaults() Config {
 	return c
 }
 
-// Follower follows one journal for one tier. It is safe for concurrent use.
+// Follower follows one journal for one tier, as one node. It is safe for
+// concurrent use.
 type Follower struct {
 	journal Journal
 	tier    Tier
+	node    auth.Node // who it is; what it has applied is filled in
 	cfg     atomic.Pointer[Config]
 	events  Events
-	trust   trustClock
-	tuned   chan struct{} // the poll interval may have changed
+	trust   *trustClock
 
-	lookMu    sync.Mutex // held for the length of a look; guards lost and lostEpoch
-	lost      bool       // the history was lost and starting over is not done yet
+	tuned  chan struct{} // the times may have changed
+	bell   chan struct{} // somebody rang
+	behind chan struct{} // something was applied and not acknowledged
+
+	looking   chan struct{} // a lock that is held for the length of a look; guards lost and lostEpoch
+	lost      bool          // the history was lost and starting over is not done yet
 	lostEpoch auth.Epoch
-	flight    *lookCall // guarded by flightMu
-	flightMu  sync.Mutex
+	beating   chan struct{} // a lock that is held for the length of a heartbeat
+
+	flight   *lookCall // guarded by flightMu
+	flightMu sync.Mutex
 
 	mu     sync.RWMutex // guards what follows; never held while the tier is called
 	booted bool
@@ -99,12 +114,17 @@ type Follower struct {
 	hist   *history
 
 	stop context.CancelFunc
-	done chan struct{}
+	done sync.WaitGroup
 }
 
-// New returns a follower that has not looked yet and so trusts nothing.
-func New(journal Journal, tier Tier, cfg Config, events Events) *Follower {
-	f := &Follower{journal: journal, tier: tier, events: events, hist: newHistory(), trust: trustClock{start: time.Now()}, tuned: make(chan struct{}, 1)}
+// New returns a follower that has not looked yet and so trusts nothing. Its
+// node needs an id that no other process ever had.
+func New(journal Journal, tier Tier, node auth.Node, cfg Config, events Events) *Follower {
+	f := &Follower{
+		journal: journal, tier: tier, node: node, events: events, hist: newHistory(), trust: newTrustClock(),
+		tuned: make(chan struct{}, 1), bell: make(chan struct{}, 1), behind: make(chan struct{}, 1),
+		looking: make(chan struct{}, 1), beating: make(chan struct{}, 1),
+	}
 	f.Tune(cfg)
 	return f
 }
@@ -113,8 +133,13 @@ func New(journal Journal, tier Tier, cfg Config, events Events) *Follower {
 func (f *Follower) Tune(cfg Config) {
 	cfg = cfg.WithDefaults()
 	f.cfg.Store(&cfg)
+	poke(f.tuned)
+}
+
+// poke leaves word in a channel, unless there is some already.
+func poke(c chan struct{}) {
 	select {
-	case f.tuned <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -122,46 +147,22 @@ func (f *Follower) Tune(cfg Config) {
 // Config returns the times in use.
 func (f *Follower) Config() Config { return *f.cfg.Load() }
 
-// Start begins to look at every poll interval. The first look is made at once.
-func (f *Follower) Start() {
-	ctx, cancel := context.WithCancel(context.Background())
-	f.stop, f.done = cancel, make(chan struct{})
-	go func() {
-		defer close(f.done)
-		tick := time.NewTicker(f.Config().PollInterval)
-		defer tick.Stop()
-		for {
-			_ = f.Look(ctx) // reported to Events.LookFailed
-			select {
-			case <-ctx.Done():
-				return
-			case <-f.tuned:
-				tick.Reset(f.Config().PollInterval)
-			case <-tick.C:
-			}
-		}
-	}()
-}
-
-// Stop ends the looking and waits for it. It may be called twice.
-func (f *Follower) Stop() {
-	if f.stop == nil {
-		return
-	}
-	f.stop()
-	<-f.done
-}
+// Node is who the follower says it is.
+func (f *Follower) Node() auth.Node { return f.node }
 
 // Trusted reports whether cached verdicts may be used at now.
 func (f *Follower) Trusted(now time.Time) bool {
-	return f.trust.age(now) < f.cfg.Load().MaxStaleness
+	return f.trust.young(now, f.cfg.Load().MaxStaleness)
 }
 
-// Lapse ends trust until the next good look.
+// Lapse ends trust until a heartbeat is confirmed and then a look is good.
 func (f *Follower) Lapse() { f.trust.lapse() }
 
 // Age is how long ago the last good look began; very long before the first.
-func (f *Follower) Age(now time.Time) time.Duration { return f.trust.age(now) }
+func (f *Follower) Age(now time.Time) time.Duration { return f.trust.look.age(now) }
+
+// BeatAge is how long ago the last confirmed heartbeat began.
+func (f *Follower) BeatAge(now time.Time) time.Duration { return f.trust.beat.age(now) }
 
 // Fencing is what a fence says of a load.
 type Fencing uint8
@@ -218,12 +219,12 @@ func (f *Follower) LookSoon(ctx context.Context) error {
 		c = &lookCall{done: make(chan struct{})}
 		f.flight = c
 		go func() {
-			f.lookMu.Lock()
+			f.looking <- struct{}{}
 			f.flightMu.Lock()
 			f.flight = nil // this look begins now: later callers need another
 			f.flightMu.Unlock()
-			c.err = f.lookLocked(context.Background())
-			f.lookMu.Unlock()
+			_, c.err = f.lookLocked(context.Background())
+			<-f.looking
 			close(c.done)
 		}()
 	}
@@ -236,27 +237,60 @@ func (f *Follower) LookSoon(ctx context.Context) error {
 	}
 }
 
-// Look reads the journal and applies what is new.
+// Look reads the journal and applies what is new. If no heartbeat was confirmed
+// lately, it makes one first.
 func (f *Follower) Look(ctx context.Context) error {
-	f.lookMu.Lock()
-	defer f.lookMu.Unlock()
+	_, err := f.lookNow(ctx)
+	return err
+}
+
+func (f *Follower) lookNow(ctx context.Context) (news bool, err error) {
+	select {
+	case f.looking <- struct{}{}:
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	defer func() { <-f.looking }()
 	return f.lookLocked(ctx)
 }
 
-func (f *Follower) lookLocked(ctx context.Context) error {
+// maxLooks bounds how often one look begins again because trust lapsed while
+// it was under way.
+const maxLooks = 3
+
+func (f *Follower) lookLocked(ctx context.Context) (news bool, err error) {
+	before, _ := f.Position()
+	for range maxLooks {
+		if err = f.awaitBeat(ctx); err != nil {
+			return false, err
+		}
+		began, era := time.Now(), f.trust.begin()
+		if err = f.lookOnce(ctx); err != nil {
+			return false, err
+		}
+		if f.trust.looked(began, era) {
+			break
+		}
+	}
+	if f.events.Looked != nil {
+		f.events.Looked()
+	}
+	now, _ := f.Position()
+	if now != before {
+		poke(f.behind)
+	}
+	return now != before, nil
+}
+
+func (f *Follower) lookOnce(ctx context.Context) error {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, f.cfg.Load().LookTimeout)
 	defer cancel()
-	err := f.look(ctx)
-	if err != nil {
+	if err := f.look(ctx); err != nil {
 		if f.events.LookFailed != nil && !errors.Is(err, context.Canceled) {
 			f.events.LookFailed(err)
 		}
 		return err
-	}
-	f.trust.set(began)
-	if f.events.Looked != nil {
-		f.events.Looked()
 	}
 	f.mu.Lock()
 	f.hist.forget(began.Add(-f.cfg.Load().Memory), f.cursor)
@@ -412,5 +446,8 @@ func (f *Follower) boot(ctx context.Context) error {
 	f.mu.Lock()
 	f.epoch, f.hist, f.cursor, f.booted = epoch, h, rows[len(rows)-1].Seq, true
 	f.mu.Unlock()
+	if f.events.Emptied != nil {
+		f.events.Emptied()
+	}
 	return nil
 }

@@ -25,6 +25,9 @@ type fakeJournal struct {
 	reopenErr error
 	looks     int
 	during    func() // called in Look, before it answers
+	beats     []auth.Node
+	beatErr   error
+	beating   func() // called in Beat, before it is written
 	limit     int
 }
 
@@ -118,6 +121,19 @@ func (j *fakeJournal) Reopen(context.Context) error {
 	return nil
 }
 
+func (j *fakeJournal) Beat(_ context.Context, n auth.Node) error {
+	if j.beating != nil {
+		j.beating()
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := errors.Join(j.err, j.beatErr); err != nil {
+		return err
+	}
+	j.beats = append(j.beats, n)
+	return nil
+}
+
 // fakeTier notes what is dropped.
 type fakeTier struct {
 	mu      sync.Mutex
@@ -156,7 +172,7 @@ var (
 func follow(t *testing.T, j *fakeJournal, ev feed.Events) (*feed.Follower, *fakeTier) {
 	t.Helper()
 	tier := &fakeTier{}
-	f := feed.New(j, tier, fastC, ev)
+	f := feed.New(j, tier, auth.Node{ID: "node_1"}, fastC, ev)
 	if err := f.Look(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -217,7 +233,7 @@ func TestFence_PointsThatAreNotOurs(t *testing.T) {
 		edit(&q)
 		wantFence(t, f, q, fpA, none, feed.Fenced, why)
 	}
-	if got := feed.New(j, &fakeTier{}, fastC, feed.Events{}).Fence(p, fpA, none); got != feed.Fenced {
+	if got := feed.New(j, &fakeTier{}, auth.Node{ID: "node_1"}, fastC, feed.Events{}).Fence(p, fpA, none); got != feed.Fenced {
 		t.Errorf("a follower that never looked: %d", got)
 	}
 }
@@ -354,7 +370,7 @@ func TestTrust_EndsAndComesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &fakeJournal{epoch: auth.Epoch{9}}
 		j.add(auth.Change{Kind: "init"})
-		f := feed.New(j, &fakeTier{}, fastC, feed.Events{})
+		f := feed.New(j, &fakeTier{}, auth.Node{ID: "node_1"}, fastC, feed.Events{})
 		if f.Trusted(time.Now()) {
 			t.Error("trusted before the first look")
 		}

@@ -2,30 +2,96 @@ package feed
 
 import (
 	"math"
+	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// trustClock remembers when the last good look began, by the monotonic and by
-// the wall clock. Its age is the larger of the two, so that neither a machine
-// that slept nor a clock set back makes a verdict younger.
+// trustClock remembers when the last good look and the last confirmed
+// heartbeat began. Caches are trusted while both are young. After a heartbeat
+// that came too late only looks that begin after it count: meanwhile nobody
+// may have waited for this gateway (design 4.6, Trust).
 type trustClock struct {
+	look, beat clock
+	told       atomic.Int64 // the max_staleness that the last heartbeat told, nanoseconds
+
+	mu  sync.Mutex // held by whoever writes
+	era uint64     // counts the lapses
+}
+
+func newTrustClock() *trustClock {
+	now := time.Now()
+	return &trustClock{look: clock{start: now}, beat: clock{start: now}}
+}
+
+// young reports whether both clocks are younger than most, and than what the
+// store was told, which is what others go by. The heartbeat is read first: it
+// is set after the look was lapsed.
+func (t *trustClock) young(now time.Time, most time.Duration) bool {
+	most = min(most, time.Duration(t.told.Load()))
+	return t.beat.age(now) < most && t.look.age(now) < most
+}
+
+// begin returns what looked must be given.
+func (t *trustClock) begin() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.era
+}
+
+// looked counts a good look, and reports false if trust lapsed since it began.
+func (t *trustClock) looked(began time.Time, era uint64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if era != t.era {
+		return false
+	}
+	t.look.set(began)
+	return true
+}
+
+// confirmed counts a heartbeat that was confirmed at now. If the one before
+// it was too old by then, looks begun so far don't count.
+func (t *trustClock) confirmed(began, now time.Time, most time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.beat.age(now) >= min(most, time.Duration(t.told.Load())) {
+		t.era++
+		t.look.lapse()
+	}
+	t.told.Store(int64(most))
+	t.beat.set(began)
+}
+
+// lapse ends trust until a heartbeat and then a look.
+func (t *trustClock) lapse() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.era++
+	t.beat.lapse()
+	t.look.lapse()
+}
+
+// clock is a moment. Its age is by the monotonic or by the wall clock,
+// whichever is more, so that neither a machine that slept nor a clock set back
+// makes anything younger.
+type clock struct {
 	start time.Time
 	mono  atomic.Int64 // nanoseconds since start, +1; 0: never
 	wall  atomic.Int64 // unix nanoseconds
 }
 
-func (t *trustClock) set(began time.Time) {
-	t.wall.Store(began.UnixNano())
-	t.mono.Store(int64(began.Sub(t.start)) + 1)
+func (c *clock) set(at time.Time) {
+	c.wall.Store(at.UnixNano())
+	c.mono.Store(int64(at.Sub(c.start)) + 1)
 }
 
-func (t *trustClock) lapse() { t.mono.Store(0) }
+func (c *clock) lapse() { c.mono.Store(0) }
 
-func (t *trustClock) age(now time.Time) time.Duration {
-	mono := t.mono.Load()
+func (c *clock) age(now time.Time) time.Duration {
+	mono := c.mono.Load()
 	if mono == 0 {
 		return math.MaxInt64
 	}
-	return max(now.Sub(t.start)-time.Duration(mono-1), time.Duration(now.UnixNano()-t.wall.Load()))
+	return max(now.Sub(c.start)-time.Duration(mono-1), time.Duration(now.UnixNano()-c.wall.Load()))
 }

@@ -7,27 +7,27 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 )
 
-// MaxHeaders is how many headers of a default policy one identity fills.
-const MaxHeaders = 7
+// UsualHeaders is how many headers of a default policy a key's identity fills.
+const UsualHeaders = 5
 
 // Inject sets the identity's headers. values is where the values are kept for
-// as long as the request lives; a policy with more headers than it has room
-// for makes its own room. Headers with nothing to say are absent.
+// as long as the request lives; what it has no room for gets room of its own.
+// Headers with nothing to say are absent.
 //
 // Each header has a slice of its own: a later handler may rewrite values in
 // place, and must not reach another request's.
 func (p *Policy) Inject(h http.Header, id *auth.Identity, values []string) {
-	if len(values) < len(p.headers) {
-		values = make([]string, len(p.headers))
-	}
 	for i := range p.headers {
 		hd := &p.headers[i]
 		v := hd.field(id)
 		if v == "" {
 			continue
 		}
-		values[i] = Encode(v, hd.words)
-		h[hd.name] = values[i : i+1 : i+1]
+		if len(values) == 0 {
+			values = make([]string, len(p.headers)-i)
+		}
+		values[0] = Encode(v, hd.words)
+		h[hd.name], values = values[:1:1], values[1:]
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -25,6 +26,11 @@ type Manager struct {
 	actor  string
 	prefix string
 	minter func(context.Context) (*secret.Minter, error)
+	bell   Bell // may be nil
+
+	mu      sync.Mutex // guards what follows
+	wrote   auth.Point // the newest row it wrote
+	unheard error      // why the bell was not heard
 }
 
 // New returns a Manager that acts as actor. minter is called only by what
@@ -33,6 +39,9 @@ type Manager struct {
 func New(db *store.DB, actor, prefix string, minter func(context.Context) (*secret.Minter, error)) *Manager {
 	return &Manager{db: db, actor: actor, prefix: prefix, minter: minter}
 }
+
+// SetBell sets what is rung after each change. Call it before the first.
+func (m *Manager) SetBell(b Bell) { m.bell = b }
 
 // KeySpec describes a new key.
 type KeySpec struct {
@@ -83,7 +92,7 @@ func (m *Manager) Create(ctx context.Context, spec KeySpec) (Made, error) {
 		return Made{}, err
 	}
 	made := Made{Text: minted}
-	err = m.db.Change(ctx, m.actor, func(tx *store.Tx) error {
+	err = m.change(ctx, func(tx *store.Tx) error {
 		owner, err := tx.EnsureOwner(ctx, spec.Owner)
 		if err != nil {
 			return err
@@ -167,7 +176,7 @@ func (m *Manager) Rotate(ctx context.Context, id string, overlap time.Duration, 
 		return Made{}, err
 	}
 	made := Made{Text: text, Replaces: id}
-	err = m.db.Change(ctx, m.actor, func(tx *store.Tx) error {
+	err = m.change(ctx, func(tx *store.Tx) error {
 		old, err := tx.Key(ctx, id) // as it is under the writer's lock
 		if err != nil {
 			return err
@@ -247,7 +256,7 @@ func rotatable(k *auth.Key) error {
 // changed anything and with which detail; unchanged keys write nothing.
 func (m *Manager) alter(ctx context.Context, action string, ids []string, change func(tx *store.Tx, k *auth.Key) (map[string]any, bool, error)) ([]*auth.Key, error) {
 	var changed []*auth.Key
-	err := m.db.Change(ctx, m.actor, func(tx *store.Tx) error {
+	err := m.change(ctx, func(tx *store.Tx) error {
 		var fps []auth.Fingerprint
 		for _, id := range slices.Compact(slices.Sorted(slices.Values(ids))) {
 			k, err := tx.Key(ctx, id)

@@ -14,7 +14,7 @@ func (m *Manager) RevokeOwner(ctx context.Context, owner, reason string) (int64,
 		return 0, err
 	}
 	var n int64
-	err := m.db.Change(ctx, m.actor, func(tx *store.Tx) error {
+	err := m.change(ctx, func(tx *store.Tx) error {
 		if _, err := tx.Owner(ctx, owner); err != nil {
 			return err
 		}
@@ -37,7 +37,7 @@ func (m *Manager) SetOwnerDisabled(ctx context.Context, owner string, disabled b
 		return false, err
 	}
 	changed := false
-	err := m.db.Change(ctx, m.actor, func(tx *store.Tx) error {
+	err := m.change(ctx, func(tx *store.Tx) error {
 		o, err := tx.Owner(ctx, owner)
 		if err != nil || disabled == (o.DisabledAt != 0) {
 			return err

@@ -150,6 +150,7 @@ func (c *Client) Start() {
 
 // Close ends the watching and closes the connections when the calls under way
 // have ended, which their deadline bounds. It does not wait for them.
+// Subscriptions go on until they are stopped.
 func (c *Client) Close() {
 	c.mu.Lock()
 	if c.closed {

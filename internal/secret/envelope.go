@@ -58,6 +58,9 @@ func (e *Envelope) Name(kind string, configuration []byte, fp auth.Fingerprint) 
 	return e.store + ":" + base64.RawURLEncoding.EncodeToString(mac.Sum(sum[:0]))
 }
 
+// Channel returns the name of a channel, in the same form.
+func (e *Envelope) Channel(kind string) string { return e.Name(kind, nil, auth.Fingerprint{}) }
+
 // Seal encrypts plain and binds it to name.
 func (e *Envelope) Seal(name string, plain []byte) []byte { return e.ring.Seal(name, plain) }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 )
 
 // Audit writes who did what to which target. detail never holds a secret.
@@ -42,6 +43,29 @@ func (d *DB) AuditOf(ctx context.Context, target string) ([]AuditEntry, error) {
 	var out []AuditEntry
 	err := d.audit(ctx, func(e AuditEntry) error { out = append(out, e); return nil }, queryAudit+`WHERE target = $1 ORDER BY id`, target)
 	return out, err
+}
+
+// AuditFilter selects audit rows. Zero fields select everything.
+type AuditFilter struct {
+	Since, Until int64 // unix milliseconds; until is not included
+	Actor        string
+	Action       string // all that begins so
+	Target       string
+	Limit        int // only the newest
+}
+
+const queryAuditFilter = `WHERE at >= $1 AND ($2 = 0 OR at < $2) AND ($3 = '' OR actor = $3)
+	AND ($4 = '' OR substr(action, 1, length($4)) = $4) AND ($5 = '' OR target = $5)`
+
+// FindAudit calls each for the audit rows that filter selects, oldest first,
+// until it returns an error.
+func (d *DB) FindAudit(ctx context.Context, f AuditFilter, each func(AuditEntry) error) error {
+	limit := int64(f.Limit)
+	if limit <= 0 {
+		limit = math.MaxInt64
+	}
+	return d.audit(ctx, each, `SELECT id, at, actor, action, target, detail FROM (`+queryAudit+queryAuditFilter+` ORDER BY id DESC LIMIT $6) newest ORDER BY id`,
+		f.Since, f.Until, f.Actor, f.Action, f.Target, limit)
 }
 
 // AuditAfter calls each for the audit rows after id, oldest first.

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 )
@@ -107,11 +108,13 @@ func (d *DB) NewEpoch(ctx context.Context, old, next auth.Epoch) error {
 	})
 }
 
-// PruneJournal removes rows written before before (unix milliseconds), never
-// the newest.
-func (d *DB) PruneJournal(ctx context.Context, before int64) error {
-	_, err := d.current().Write.ExecContext(ctx, `DELETE FROM journal WHERE at < $1 AND seq < (SELECT MAX(seq) FROM journal)`, before)
-	return d.wrap("pruning the journal", err)
+// PruneJournal removes rows that are older than kept by the store's clock,
+// never the newest.
+func (d *DB) PruneJournal(ctx context.Context, kept time.Duration) error {
+	return d.wrap("pruning the journal", d.write(ctx, d.current(), func(tx *sql.Tx, now int64) error {
+		_, err := tx.ExecContext(ctx, `DELETE FROM journal WHERE at < $1 AND seq < (SELECT MAX(seq) FROM journal)`, now-kept.Milliseconds())
+		return err
+	}))
 }
 
 const queryHead = `SELECT m.value, j.seq, j.id FROM store_meta m, (SELECT seq, id FROM journal ORDER BY seq DESC LIMIT 1) j WHERE m.name = 'epoch'`

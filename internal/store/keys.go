@@ -13,7 +13,7 @@ import (
 )
 
 const keyColumns = `k.id, k.fingerprint, k.owner, k.name, k.hint, k.environment, k.scopes, k.networks, k.meta, k.created_at, k.expires_at,
-	k.disabled_at, k.revoked_at, k.revoked_reason, k.replaced_by, k.replaced_at, k.overlap_until, k.last_used_at, o.disabled_at`
+	k.disabled_at, k.revoked_at, k.revoked_reason, k.replaced_by, k.replaced_at, k.overlap_until, k.last_used_at, k.refused_at, k.refused_reason, o.disabled_at`
 
 const queryKeys = `SELECT ` + keyColumns + ` FROM keys k JOIN owners o ON o.name = k.owner `
 
@@ -176,38 +176,48 @@ func (tx *Tx) RevokeOwnerKeys(ctx context.Context, owner, reason string) (int64,
 // RecordUse moves last-used times forward, never back. It is no change in the
 // sense of the journal.
 func (d *DB) RecordUse(ctx context.Context, uses []auth.Use) error {
-	if len(uses) == 0 {
+	return record(ctx, d, "writing last-used times", uses, `UPDATE keys SET last_used_at = $2 WHERE fingerprint = $1 AND last_used_at < $2`,
+		func(u auth.Use) []any { return []any{u.Fingerprint[:], u.At} })
+}
+
+// RecordRefusals writes when and why keys were refused last. It is no change
+// in the sense of the journal.
+func (d *DB) RecordRefusals(ctx context.Context, refused []auth.Refused) error {
+	return record(ctx, d, "writing refusals", refused, `UPDATE keys SET refused_at = $2, refused_reason = $3 WHERE id = $1 AND refused_at < $2`,
+		func(r auth.Refused) []any { return []any{r.CredentialID, r.At, r.Reason} })
+}
+
+// record runs one statement for each item, in one transaction.
+func record[T any](ctx context.Context, d *DB, doing string, items []T, query string, args func(T) []any) error {
+	if len(items) == 0 {
 		return nil
 	}
-	tx, err := d.backend.BeginWrite(ctx, d.current().Write)
-	if err != nil {
-		return d.wrap("writing last-used times", err)
-	}
-	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
-	stmt, err := tx.PrepareContext(ctx, `UPDATE keys SET last_used_at = $2 WHERE fingerprint = $1 AND last_used_at < $2`)
-	if err != nil {
-		return d.wrap("writing last-used times", err)
-	}
-	defer stmt.Close()
-	for _, u := range uses {
-		if _, err := stmt.ExecContext(ctx, u.Fingerprint[:], u.At); err != nil {
-			return d.wrap("writing last-used times", err)
+	return d.wrap(doing, d.write(ctx, d.current(), func(tx *sql.Tx, _ int64) error {
+		stmt, err := tx.PrepareContext(ctx, query)
+		if err != nil {
+			return err
 		}
-	}
-	return d.wrap("writing last-used times", tx.Commit())
+		defer stmt.Close()
+		for _, item := range items {
+			if _, err := stmt.ExecContext(ctx, args(item)...); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
 }
 
 // nullableKey scans a key that an outer join may have left out.
 type nullableKey struct {
-	id, owner, name, hint, environment, scopes, networks, meta, revokedReason, replacedBy              sql.NullString
-	fingerprint                                                                                        []byte
-	createdAt, expiresAt, disabledAt, revokedAt, replacedAt, overlapUntil, lastUsedAt, ownerDisabledAt sql.NullInt64
+	id, owner, name, hint, environment, scopes, networks, meta, revokedReason, replacedBy, refusedReason          sql.NullString
+	fingerprint                                                                                                   []byte
+	createdAt, expiresAt, disabledAt, revokedAt, replacedAt, overlapUntil, lastUsedAt, refusedAt, ownerDisabledAt sql.NullInt64
 }
 
 func (k *nullableKey) dest() []any {
 	return []any{
 		&k.id, &k.fingerprint, &k.owner, &k.name, &k.hint, &k.environment, &k.scopes, &k.networks, &k.meta, &k.createdAt, &k.expiresAt,
-		&k.disabledAt, &k.revokedAt, &k.revokedReason, &k.replacedBy, &k.replacedAt, &k.overlapUntil, &k.lastUsedAt, &k.ownerDisabledAt,
+		&k.disabledAt, &k.revokedAt, &k.revokedReason, &k.replacedBy, &k.replacedAt, &k.overlapUntil, &k.lastUsedAt, &k.refusedAt, &k.refusedReason, &k.ownerDisabledAt,
 	}
 }
 
@@ -218,6 +228,7 @@ func (k *nullableKey) key() (*auth.Key, error) {
 		CreatedAt: k.createdAt.Int64, ExpiresAt: k.expiresAt.Int64, DisabledAt: k.disabledAt.Int64,
 		RevokedAt: k.revokedAt.Int64, RevokedReason: k.revokedReason.String,
 		ReplacedBy: k.replacedBy.String, ReplacedAt: k.replacedAt.Int64, OverlapUntil: k.overlapUntil.Int64, LastUsedAt: k.lastUsedAt.Int64,
+		RefusedAt: k.refusedAt.Int64, RefusedReason: k.refusedReason.String,
 		OwnerDisabled: k.ownerDisabledAt.Int64 != 0,
 	}
 	if copy(out.Fingerprint[:], k.fingerprint) != len(k.fingerprint) || len(k.fingerprint) != len(out.Fingerprint) {

@@ -37,6 +37,12 @@ type Backend interface {
 	Migrations() fs.FS
 	// BeginWrite starts a transaction whose journal row commits in sequence order.
 	BeginWrite(ctx context.Context, db *sql.DB) (*sql.Tx, error)
+	// Now is the store's clock in unix milliseconds, the same for everybody who
+	// uses the store.
+	Now(ctx context.Context, tx *sql.Tx) (int64, error)
+	// AlwaysCurrent reports whether whoever can read the store reads the newest
+	// there is, so that nobody can be cut off from changes and read on.
+	AlwaysCurrent() bool
 	// Classify wraps a driver's error in the auth error kind it means.
 	Classify(err error) error
 }

@@ -18,6 +18,7 @@ type Tx struct {
 	tx        *sql.Tx
 	actor     string
 	now       int64
+	wrote     auth.Point // the last journal row
 	changed   bool
 	journaled bool
 	audited   bool
@@ -44,6 +45,10 @@ func (d *DB) Change(ctx context.Context, actor string, change func(*Tx) error) e
 	return d.wrap("committing a change", sqlTx.Commit())
 }
 
+// Written is the journal row that the change wrote; false if it wrote none. It
+// holds once Change has returned without an error.
+func (tx *Tx) Written() (auth.Point, bool) { return tx.wrote, tx.wrote.Seq != 0 }
+
 // Now is the transaction's time in unix milliseconds.
 func (tx *Tx) Now() int64 { return tx.now }
 
@@ -68,8 +73,17 @@ func (tx *Tx) Journal(ctx context.Context, kind string, fps []auth.Fingerprint, 
 	for _, fp := range fps {
 		packed = append(packed, fp[:]...)
 	}
-	tx.journaled = true
-	return tx.exec(ctx, "writing the journal",
-		`INSERT INTO journal (id, at, kind, fingerprints, parent_kind, parent_name) VALUES ($1, $2, $3, $4, $5, $6)`,
-		id[:], tx.now, kind, packed, string(parent.Kind), parent.Name)
+	tx.journaled, tx.changed = true, true
+	err := tx.queryRow(ctx, `INSERT INTO journal (id, at, kind, fingerprints, parent_kind, parent_name) VALUES ($1, $2, $3, $4, $5, $6) RETURNING seq`,
+		id[:], tx.now, kind, packed, string(parent.Kind), parent.Name).Scan(&tx.wrote.Seq)
+	if err != nil {
+		return tx.d.wrap("writing the journal", err)
+	}
+	tx.wrote.Row = id
+	var epoch []byte
+	if err := tx.queryRow(ctx, `SELECT value FROM store_meta WHERE name = 'epoch'`).Scan(&epoch); err != nil {
+		return tx.d.wrap("reading the store's epoch", err)
+	}
+	copy(tx.wrote.Epoch[:], epoch)
+	return nil
 }

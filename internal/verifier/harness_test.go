@@ -3,6 +3,7 @@ package verifier_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -62,7 +63,7 @@ func openNode(t testing.TB, path string) *node {
 // start begins as a gateway does at boot.
 func (n *node) start() {
 	n.memory = cache.NewMemory(cache.Limits{})
-	n.follower = feed.New(journal{n}, n.memory, feed.Config{MaxStaleness: time.Minute}, feed.Events{})
+	n.follower = feed.New(journal{n}, n.memory, auth.Node{ID: fmt.Sprintf("node_%p", n.memory), Name: "test"}, feed.Config{MaxStaleness: time.Minute}, feed.Events{})
 	n.verifier = verifier.New(n.memory, n.follower, n, nil, verifier.Hooks{
 		BeforeLoad: func(run int) { n.hook(func(h verifier.Hooks) { call1(h.BeforeLoad, run) }) },
 		AfterLoad:  func(run int) { n.hook(func(h verifier.Hooks) { call1(h.AfterLoad, run) }) },
@@ -167,3 +168,10 @@ func (j journal) NewEpoch(ctx context.Context, old, next auth.Epoch) error {
 }
 
 func (j journal) Reopen(ctx context.Context) error { return j.n.db.Reopen(ctx) }
+
+func (j journal) Beat(ctx context.Context, node auth.Node) error {
+	if j.n.away.Load() {
+		return auth.ErrUnavailable
+	}
+	return j.n.db.Beat(ctx, node)
+}

@@ -71,6 +71,9 @@ func New(memory *cache.Memory, fence Fence, keys Keys, meter Meter, hooks Hooks)
 	}
 }
 
+// Trusted reports whether verdicts given before still count.
+func (v *Verifier) Trusted(now time.Time) bool { return v.fence.Trusted(now) }
+
 // SetShared sets the tier that gateways share; nil is none.
 func (v *Verifier) SetShared(s Shared) {
 	if s == nil {
@@ -88,8 +91,12 @@ func (v *Verifier) Minter() *secret.Minter { return v.minter.Load() }
 
 // VerifyKey verifies an API key. A cached identity costs one allocation and
 // no I/O; a forged key is refused without I/O. Expiry is judged at now.
-func (v *Verifier) VerifyKey(ctx context.Context, key string, now time.Time) (verdict auth.Verdict) {
-	fp := auth.FingerprintOf(key)
+func (v *Verifier) VerifyKey(ctx context.Context, key string, now time.Time) auth.Verdict {
+	return v.Verify(ctx, auth.FingerprintOf(key), key, now)
+}
+
+// Verify is VerifyKey for who has the key's fingerprint already.
+func (v *Verifier) Verify(ctx context.Context, fp auth.Fingerprint, key string, now time.Time) (verdict auth.Verdict) {
 	trusted := v.fence.Trusted(now)
 	if trusted && v.memory.Lookup(&verdict, fp, now) {
 		v.meter.Lookup(TierMemory, hitOf(&verdict))
@@ -106,6 +113,19 @@ func (v *Verifier) VerifyKey(ctx context.Context, key string, now time.Time) (ve
 	if !trusted { // before it may join a flight
 		return auth.Undecided(auth.ErrStale)
 	}
+	return v.load(ctx, fp, now)
+}
+
+// VerifyAgain returns the present verdict on a key that was verified before.
+func (v *Verifier) VerifyAgain(ctx context.Context, fp auth.Fingerprint, now time.Time) auth.Verdict {
+	if !v.fence.Trusted(now) {
+		return auth.Undecided(auth.ErrStale)
+	}
+	return v.load(ctx, fp, now)
+}
+
+// load looks once more in memory and then further.
+func (v *Verifier) load(ctx context.Context, fp auth.Fingerprint, now time.Time) (verdict auth.Verdict) {
 	hit, flight, lead := v.memory.Join(&verdict, fp, now)
 	if hit {
 		v.meter.Lookup(TierMemory, hitOf(&verdict))

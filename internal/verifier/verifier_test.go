@@ -176,7 +176,7 @@ func TestTrace_LandingBetweenRememberAndDrop(t *testing.T) {
 	n.look()
 	remembered, goOn := make(chan struct{}), make(chan struct{})
 	first := true
-	n.follower = feed.New(journal{n}, n.memory, feed.Config{MaxStaleness: time.Minute}, feed.Events{Remembered: func(auth.Change) {
+	n.follower = feed.New(journal{n}, n.memory, auth.Node{ID: "node_2"}, feed.Config{MaxStaleness: time.Minute}, feed.Events{Remembered: func(auth.Change) {
 		if first {
 			first = false
 			close(remembered)

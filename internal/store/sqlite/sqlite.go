@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"modernc.org/sqlite"
 	sqlitelib "modernc.org/sqlite/lib"
@@ -185,6 +186,12 @@ func (b *Backend) current(opened os.FileInfo) error {
 func (b *Backend) BeginWrite(ctx context.Context, db *sql.DB) (*sql.Tx, error) {
 	return db.BeginTx(ctx, nil)
 }
+
+// Now implements store.Backend: all who use a file share one machine's clock.
+func (b *Backend) Now(context.Context, *sql.Tx) (int64, error) { return store.Millis(time.Now()), nil }
+
+// AlwaysCurrent implements store.Backend: there is only the one file.
+func (b *Backend) AlwaysCurrent() bool { return true }
 
 // Classify implements store.Backend.
 func (b *Backend) Classify(err error) error {

@@ -122,19 +122,19 @@ func TestNewerSchema(t *testing.T) {
 	}
 	_ = db.Close()
 	// A newer release that only added something: this one goes on.
-	exec(`INSERT INTO schema_migrations VALUES (2, 'later', 'x', 1, 0)`)
+	exec(`INSERT INTO schema_migrations VALUES (90, 'later', 'x', 1, 0)`)
 	ok, err := store.Open(t.Context(), sqlite.New(path), store.Create)
 	if err != nil {
 		t.Fatalf("an expanded schema: %v", err)
 	}
 	_ = ok.Close()
 	// One that removed something: this one must not touch it.
-	exec(`INSERT INTO schema_migrations VALUES (3, 'contract', 'x', 3, 0)`)
+	exec(`INSERT INTO schema_migrations VALUES (91, 'contract', 'x', 91, 0)`)
 	_, err = store.Open(t.Context(), sqlite.New(path), store.Create)
 	if !errors.Is(err, auth.ErrTooNew) || !strings.Contains(err.Error(), path) || auth.Hint(err) == "" {
 		t.Errorf("a contracted schema: %v", err)
 	}
-	exec(`DELETE FROM schema_migrations WHERE version > 1`)
+	exec(`DELETE FROM schema_migrations WHERE version >= 90`)
 	exec(`UPDATE schema_migrations SET sha256 = 'changed' WHERE version = 1`)
 	if _, err := store.Open(t.Context(), sqlite.New(path), store.Create); !errors.Is(err, auth.ErrConflict) {
 		t.Errorf("a changed migration: %v", err)

@@ -1,0 +1,123 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/manage"
+	"github.com/caddy-auth/caddy-auth/internal/redisx"
+)
+
+// ringTimeout is how long a command tries to ring: connecting to a server far
+// away takes longer than a gateway would wait.
+const ringTimeout = 2 * time.Second
+
+func waitFlags(c *cobra.Command) {
+	c.Flags().Bool("wait", false, "wait until every live gateway has applied the change")
+	c.Flags().String("wait-timeout", "30s", "how long to wait before it is an error")
+}
+
+// waitTimeout is how long to wait for gateways; 0: not at all.
+func (s *session) waitTimeout() (time.Duration, error) {
+	if s.cmd.Flags().Lookup("wait") == nil {
+		return 0, nil
+	}
+	text, _ := s.cmd.Flags().GetString("wait-timeout")
+	d, err := caddy.ParseDuration(text)
+	if err != nil || d <= 0 {
+		return 0, usagef("--wait-timeout %q: want a duration such as 30s", text)
+	}
+	if wait, _ := s.cmd.Flags().GetBool("wait"); !wait {
+		return 0, nil
+	}
+	return d, nil
+}
+
+// settle ends a changing command: it says if gateways could not be told, and
+// waits for them if that was asked for.
+func (s *session) settle(ctx context.Context, o *opened) error {
+	if err := o.Unheard(); err != nil {
+		s.note("note: the doorbell was not rung (%s); gateways see the change at their next poll_interval", manage.Mask(err.Error()))
+	}
+	timeout, err := s.waitTimeout()
+	if err != nil || timeout == 0 {
+		return err
+	}
+	waiting, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	ack, err := o.Wait(waiting)
+	if errors.Is(err, manage.ErrUndone) {
+		return auth.WithHint(err, "look at it with show, and run the command again")
+	}
+	var missing *manage.MissingError
+	if errors.As(err, &missing) {
+		return auth.WithHint(fmt.Errorf("the change is made, but after %s %w", timeout, err),
+			"run the command again to go on waiting; what the gateways do: caddy-auth nodes")
+	}
+	if err != nil {
+		return fmt.Errorf("the change is made, but waiting for the gateways failed: %w", err)
+	}
+	if ack.Nodes == 0 {
+		s.note("no live gateway follows this store, so there is nobody to wait for")
+		return nil
+	}
+	s.note("all %d live gateways have applied it, the slowest (%s) after %s", ack.Nodes, ack.Slowest, ack.Took.Round(time.Millisecond))
+	return nil
+}
+
+// cliBell rings for a command, on the Redis that the gateways listen to.
+type cliBell struct {
+	t      *target
+	cmd    *cobra.Command
+	opened *opened
+}
+
+// Ring implements manage.Bell. Without Redis there is nothing to ring.
+func (b cliBell) Ring(ctx context.Context) error {
+	conf, err := b.t.redis(b.cmd)
+	if err != nil || conf == nil {
+		return err
+	}
+	opts, _, err := conf.options()
+	if err != nil {
+		return err
+	}
+	opts.Timeout = max(opts.Timeout, ringTimeout)
+	ring, err := masterRing(b.t.master, b.t.backend, false)
+	if err != nil {
+		return err
+	}
+	e, err := b.opened.db.Envelope(ctx, ring)
+	if err != nil {
+		return err
+	}
+	client := redisx.New(opts)
+	defer client.Close()
+	return client.Publish(ctx, conf.prefix()+e.Channel(bellKind))
+}
+
+// redis is the Redis that the flag or the configuration names; nil: none.
+func (t *target) redis(cmd *cobra.Command) (*RedisConfig, error) {
+	var conf *RedisConfig
+	if t.app != nil {
+		conf = t.app.Redis
+	}
+	named, _ := cmd.Flags().GetString("redis")
+	if named == "" {
+		return conf, nil
+	}
+	if o, err := redisx.ParseURL(named); err == nil && !o.Password.Empty() {
+		return nil, auth.WithHint(usagef("--redis: the password stands in the command line, where others can read it"), "put the URL into the environment and use --redis {env.X}")
+	}
+	over := RedisConfig{URL: named}
+	if conf != nil {
+		over.TTL, over.Prefix, over.Timeout, over.TLS = conf.TTL, conf.Prefix, conf.Timeout, conf.TLS
+	}
+	return &over, nil
+}

@@ -1,0 +1,156 @@
+package feed
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+)
+
+const (
+	// bellGap is the least time between the looks that the doorbell causes, and
+	// maxBellGap the most: it doubles each time the bell led to nothing, so
+	// that whoever rings all the time causes few reads.
+	bellGap    = 20 * time.Millisecond
+	maxBellGap = 320 * time.Millisecond
+	// ackGap is the least time between two acknowledgements.
+	ackGap = 100 * time.Millisecond
+	// beatRetry is how soon a heartbeat that was not confirmed is tried again.
+	beatRetry = time.Second
+)
+
+// Ring makes the follower look soon. It needs no trust: it says only that a
+// look may be worth it. It never blocks.
+func (f *Follower) Ring() { poke(f.bell) }
+
+// Start begins to look, at every poll interval and when somebody rings, and to
+// tell the store that this node is there. The first look is made at once.
+func (f *Follower) Start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	f.stop = cancel
+	f.done.Go(func() { f.runLooks(ctx) })
+	f.done.Go(func() { f.runBeats(ctx) })
+}
+
+// Stop ends the looking and the heartbeats and waits for them. It may be
+// called twice.
+func (f *Follower) Stop() {
+	if f.stop == nil {
+		return
+	}
+	f.stop()
+	f.done.Wait()
+}
+
+func (f *Follower) runLooks(ctx context.Context) {
+	tick := time.NewTicker(f.Config().PollInterval)
+	defer tick.Stop()
+	gap, bell := bellGap, f.bell
+	var again <-chan time.Time // when the bell may be heard again
+	for {
+		_ = f.Look(ctx) // reported to Events.LookFailed
+	waiting:
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-f.tuned:
+				tick.Reset(f.Config().PollInterval)
+				poke(f.behind) // the store is told max_staleness
+			case <-tick.C:
+				break waiting
+			case <-again:
+				bell, again = f.bell, nil
+			case <-bell:
+				news, err := f.lookNow(ctx)
+				if err == nil && f.events.Rung != nil {
+					f.events.Rung(news)
+				}
+				if gap = min(2*gap, maxBellGap); news {
+					gap = bellGap
+				}
+				bell, again = nil, time.After(gap)
+			}
+		}
+	}
+}
+
+// runBeats writes a heartbeat when one is due, and soon after something was
+// applied.
+func (f *Follower) runBeats(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.behind:
+		case <-timer.C:
+			if due := auth.HeartbeatEvery(f.Config().MaxStaleness) - f.BeatAge(time.Now()); due > 0 {
+				timer.Reset(due) // another one was made meanwhile
+				continue
+			}
+		}
+		wait := ackGap
+		if f.beat(ctx) != nil {
+			wait = beatRetry
+			poke(f.behind)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		timer.Reset(max(0, auth.HeartbeatEvery(f.Config().MaxStaleness)-wait))
+	}
+}
+
+// awaitBeat makes a heartbeat if the last one is too old to be trusted.
+func (f *Follower) awaitBeat(ctx context.Context) error {
+	if f.BeatAge(time.Now()) < f.Config().MaxStaleness {
+		return nil
+	}
+	if err := f.beat(ctx); !errors.Is(err, auth.ErrNotWritable) {
+		return err
+	}
+	return nil
+}
+
+// beat tells the store what this node has applied. One at a time, so that no
+// later acknowledgement is overwritten by an earlier one. A heartbeat that
+// could not be written where every look is current does not end trust: it is
+// returned as auth.ErrNotWritable and counts as confirmed.
+func (f *Follower) beat(ctx context.Context) error {
+	cfg := f.Config()
+	ctx, cancel := context.WithTimeout(ctx, cfg.LookTimeout)
+	defer cancel()
+	select {
+	case f.beating <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-f.beating }()
+	node := f.applied()
+	node.MaxStaleness = cfg.MaxStaleness
+	began := time.Now()
+	err := f.journal.Beat(ctx, node)
+	if err != nil && f.events.BeatFailed != nil && !errors.Is(err, context.Canceled) {
+		f.events.BeatFailed(err)
+	}
+	if err == nil || errors.Is(err, auth.ErrNotWritable) {
+		f.trust.confirmed(began, time.Now(), cfg.MaxStaleness)
+	}
+	return err
+}
+
+// applied is the node with the row it has applied last.
+func (f *Follower) applied() auth.Node {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	n := f.node
+	if row, ok := f.hist.rowAt(f.cursor); ok && f.booted {
+		n.Seq, n.Row = f.cursor, row
+	}
+	return n
+}

@@ -1,0 +1,130 @@
+package stream
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+)
+
+// Start begins to end requests whose credential has ended.
+func (r *Registry) Start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	r.stop = cancel
+	r.done.Go(func() {
+		tick := time.NewTicker(sweepEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-r.doubts:
+			case <-tick.C:
+			}
+			r.sweep(ctx, time.Now())
+		}
+	})
+}
+
+// Stop ends what Start began and waits for it. It may be called twice.
+func (r *Registry) Stop() {
+	if r.stop == nil {
+		return
+	}
+	r.stop()
+	r.done.Wait()
+}
+
+// sweep ends what has expired, or everything if nothing can be told any more,
+// and verifies again what a change named.
+func (r *Registry) sweep(ctx context.Context, now time.Time) {
+	if !r.verifier.Trusted(now) {
+		r.EndAll(ReasonStale)
+		return
+	}
+	var doubted []auth.Fingerprint
+	unix := now.UnixMilli()
+	for i := range r.shards {
+		sh := &r.shards[i]
+		sh.end(auth.ReasonExpired.String(), func(u underWay) bool { return u.notAfter != 0 && unix >= u.notAfter && u.old(unix) })
+		doubted = append(doubted, sh.doubted()...)
+	}
+	r.verifyAgain(ctx, doubted)
+}
+
+// doubted lists each credential once whose requests are doubted.
+func (sh *shard) doubted() []auth.Fingerprint {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	var out []auth.Fingerprint
+	var seen map[auth.Fingerprint]bool
+	for _, u := range sh.list {
+		if !u.doubted || u.ended || seen[u.fp] {
+			continue
+		}
+		if seen == nil {
+			seen = map[auth.Fingerprint]bool{}
+		}
+		seen[u.fp] = true
+		out = append(out, u.fp)
+	}
+	return out
+}
+
+func (r *Registry) verifyAgain(ctx context.Context, fps []auth.Fingerprint) {
+	var workers sync.WaitGroup
+	work := make(chan auth.Fingerprint)
+	for range min(checkers, len(fps)) {
+		workers.Go(func() {
+			for fp := range work {
+				r.verifyOne(ctx, fp)
+			}
+		})
+	}
+	for _, fp := range fps {
+		work <- fp
+	}
+	close(work)
+	workers.Wait()
+}
+
+// verifyOne ends the requests of a credential that does not hold any more. One
+// that can't be decided now is tried again at the next sweep, until trust ends.
+func (r *Registry) verifyOne(ctx context.Context, fp auth.Fingerprint) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	sh := r.shard(fp)
+	// A change that comes while it is verified doubts them anew.
+	sh.each(fp, func(s *Stream) { s.doubted = false })
+	v := r.verifier.VerifyAgain(ctx, fp, time.Now())
+	switch v.Outcome {
+	case auth.Deny:
+		unix, young := time.Now().UnixMilli(), false
+		sh.end(v.Reason.String(), func(u underWay) bool {
+			if u.fp == fp && !u.old(unix) {
+				u.doubted, young = true, true
+				return false
+			}
+			return u.fp == fp
+		})
+		if young {
+			time.AfterFunc(Grace, r.poke)
+		}
+	case auth.Allow:
+		sh.each(fp, func(s *Stream) { s.notAfter = v.Identity.NotAfter })
+	default:
+		sh.each(fp, func(s *Stream) { s.doubted = true })
+	}
+}
+
+// each calls visit for the requests of one credential.
+func (sh *shard) each(fp auth.Fingerprint, visit func(*Stream)) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	for _, u := range sh.list {
+		if u.fp == fp {
+			visit(u.Stream)
+		}
+	}
+}
