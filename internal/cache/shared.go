@@ -39,6 +39,7 @@ type Shared struct {
 	envelope Envelope
 	prefix   string
 	ttl      time.Duration
+	now      func() time.Time
 }
 
 // Defaults of the shared tier.
@@ -63,7 +64,14 @@ func NewShared(remote Remote, envelope Envelope, prefix string, ttl time.Duratio
 	if ttl <= 0 {
 		ttl = DefaultSharedTTL
 	}
-	return &Shared{remote, envelope, prefix, ttl}
+	return &Shared{remote, envelope, prefix, ttl, time.Now}
+}
+
+// WithClock returns the same tier that goes by another clock.
+func (s *Shared) WithClock(now func() time.Time) *Shared {
+	other := *s
+	other.now = now
+	return &other
 }
 
 // Get returns the record about fp. There is none: auth.ErrNotFound. There is
@@ -83,7 +91,7 @@ func (s *Shared) Get(ctx context.Context, fp auth.Fingerprint) (Record, error) {
 	if err := parseShared(&r, plain); err != nil {
 		return r, err
 	}
-	if age := time.Since(r.Checked); age >= s.ttl || age < -s.ttl {
+	if age := s.now().Sub(r.Checked); age >= s.ttl || age < -s.ttl {
 		return r, auth.ErrNotFound // replayed after its time; the fence would judge it too
 	}
 	return r, nil

@@ -69,6 +69,8 @@ type Config struct {
 	MaxStaleness time.Duration // default 2m
 	Memory       time.Duration // how long changes are remembered, default 10m
 	LookTimeout  time.Duration // of a look, and of a heartbeat; default 5s
+
+	Now func() time.Time // this machine's clock; default time.Now
 }
 
 // WithDefaults returns c with every zero field set to its default.
@@ -82,6 +84,9 @@ func (c Config) WithDefaults() Config {
 	def(&c.MaxStaleness, 2*time.Minute)
 	def(&c.Memory, 10*time.Minute)
 	def(&c.LookTimeout, 5*time.Second)
+	if c.Now == nil {
+		c.Now = time.Now
+	}
 	return c
 }
 
@@ -121,7 +126,7 @@ type Follower struct {
 // node needs an id that no other process ever had.
 func New(journal Journal, tier Tier, node auth.Node, cfg Config, events Events) *Follower {
 	f := &Follower{
-		journal: journal, tier: tier, node: node, events: events, hist: newHistory(), trust: newTrustClock(),
+		journal: journal, tier: tier, node: node, events: events, hist: newHistory(), trust: newTrustClock(cfg.WithDefaults().Now()),
 		tuned: make(chan struct{}, 1), bell: make(chan struct{}, 1), behind: make(chan struct{}, 1),
 		looking: make(chan struct{}, 1), beating: make(chan struct{}, 1),
 	}
@@ -143,6 +148,8 @@ func poke(c chan struct{}) {
 	default:
 	}
 }
+
+func (f *Follower) now() time.Time { return f.cfg.Load().Now() }
 
 // Config returns the times in use.
 func (f *Follower) Config() Config { return *f.cfg.Load() }
@@ -170,7 +177,7 @@ type Fencing uint8
 // Answers of a fence. The zero value lets nothing through.
 const (
 	Fenced Fencing = iota // a change overtook it: load again
-	Ahead                 // read beyond the cursor: look, then ask again
+	Ahead                 // read at a row that is not known here: look, then ask again
 	Usable
 )
 
@@ -180,15 +187,15 @@ func (f *Follower) Fence(p auth.Point, fp auth.Fingerprint, parents auth.Parents
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	switch {
-	case !f.booted || p.Epoch != f.epoch:
+	case !f.booted:
 		return Fenced
-	case p.Seq > f.cursor:
+	case p.Epoch != f.epoch || p.Seq > f.cursor:
 		return Ahead
 	case p.Seq < f.hist.floor():
 		return Fenced
 	}
 	if row, ok := f.hist.rowAt(p.Seq); !ok || row != p.Row {
-		return Fenced
+		return Ahead // of a history that this node has not seen
 	}
 	if f.hist.changedAbove(p.Seq, fp, parents) {
 		return Fenced
@@ -264,7 +271,7 @@ func (f *Follower) lookLocked(ctx context.Context) (news bool, err error) {
 		if err = f.awaitBeat(ctx); err != nil {
 			return false, err
 		}
-		began, era := time.Now(), f.trust.begin()
+		began, era := f.now(), f.trust.begin()
 		if err = f.lookOnce(ctx); err != nil {
 			return false, err
 		}
@@ -283,7 +290,7 @@ func (f *Follower) lookLocked(ctx context.Context) (news bool, err error) {
 }
 
 func (f *Follower) lookOnce(ctx context.Context) error {
-	began := time.Now()
+	began := f.now()
 	ctx, cancel := context.WithTimeout(ctx, f.cfg.Load().LookTimeout)
 	defer cancel()
 	if err := f.look(ctx); err != nil {
@@ -354,7 +361,7 @@ func (f *Follower) wentBack(l *Look) string {
 // apply remembers a change, drops what it names, then moves the cursor.
 func (f *Follower) apply(c auth.Change) {
 	f.mu.Lock()
-	f.hist.remember(c, time.Now())
+	f.hist.remember(c, f.now())
 	f.mu.Unlock()
 	if f.events.Remembered != nil {
 		f.events.Remembered(c)
@@ -400,7 +407,7 @@ func (f *Follower) recover(ctx context.Context) error {
 	if err := f.journal.Reopen(ctx); err != nil {
 		return fmt.Errorf("reopening the store: %w", err)
 	}
-	epoch, _, err := f.journal.Tail(ctx, time.Now().UnixMilli())
+	epoch, _, err := f.journal.Tail(ctx, f.now().UnixMilli())
 	if err != nil {
 		return err
 	}
@@ -427,7 +434,7 @@ func (f *Follower) boot(ctx context.Context) error {
 			return err
 		}
 	}
-	epoch, rows, err := f.journal.Tail(ctx, time.Now().Add(-f.cfg.Load().Memory).UnixMilli())
+	epoch, rows, err := f.journal.Tail(ctx, f.now().Add(-f.cfg.Load().Memory).UnixMilli())
 	if err != nil {
 		return fmt.Errorf("reading the journal's tail: %w", err)
 	}
@@ -435,7 +442,7 @@ func (f *Follower) boot(ctx context.Context) error {
 		return fmt.Errorf("reading the journal's tail: it is empty: %w", auth.ErrNotInitialized)
 	}
 	h := newHistory()
-	now := time.Now()
+	now := f.now()
 	for _, c := range rows {
 		h.remember(c, now)
 	}

@@ -223,15 +223,18 @@ func TestFence_PointsThatAreNotOurs(t *testing.T) {
 	j.add(auth.Change{Kind: "key.create", Fingerprints: []auth.Fingerprint{fpB}})
 	f, _ := follow(t, j, feed.Events{})
 	p := j.point()
-	for why, edit := range map[string]func(*auth.Point){
-		"another epoch":               func(p *auth.Point) { p.Epoch = auth.Epoch{8} },
-		"another row at the sequence": func(p *auth.Point) { p.Row = auth.RowID{99} },
-		"below the floor":             func(p *auth.Point) { p.Seq = 0 },
-		"a sequence nobody ever saw":  func(p *auth.Point) { p.Seq = -5 },
+	for why, c := range map[string]struct {
+		edit func(*auth.Point)
+		want feed.Fencing
+	}{
+		"another epoch":               {func(p *auth.Point) { p.Epoch = auth.Epoch{8} }, feed.Ahead},
+		"another row at the sequence": {func(p *auth.Point) { p.Row = auth.RowID{99} }, feed.Ahead},
+		"below the floor":             {func(p *auth.Point) { p.Seq = 0 }, feed.Fenced},
+		"a sequence nobody ever saw":  {func(p *auth.Point) { p.Seq = -5 }, feed.Fenced},
 	} {
 		q := p
-		edit(&q)
-		wantFence(t, f, q, fpA, none, feed.Fenced, why)
+		c.edit(&q)
+		wantFence(t, f, q, fpA, none, c.want, why)
 	}
 	if got := feed.New(j, &fakeTier{}, auth.Node{ID: "node_1"}, fastC, feed.Events{}).Fence(p, fpA, none); got != feed.Fenced {
 		t.Errorf("a follower that never looked: %d", got)
@@ -314,7 +317,7 @@ func TestLook_StoreWentBackInTime(t *testing.T) {
 			if j.epoch == old.Epoch {
 				t.Error("no new epoch")
 			}
-			wantFence(t, f, old, fpA, none, feed.Fenced, "a load of the old history")
+			wantFence(t, f, old, fpA, none, feed.Ahead, "a load of the old history")
 			wantFence(t, f, j.point(), fpA, none, feed.Usable, "a load of the new history")
 			if !f.Trusted(time.Now()) {
 				t.Error("not trusted after it started over")
@@ -342,7 +345,7 @@ func TestLook_StartingOverIsTriedAgain(t *testing.T) {
 	if j.epoch == old.Epoch || !f.Trusted(time.Now()) {
 		t.Errorf("epoch %v, trusted %v", j.epoch, f.Trusted(time.Now()))
 	}
-	wantFence(t, f, old, fpA, none, feed.Fenced, "a load of the old history")
+	wantFence(t, f, old, fpA, none, feed.Ahead, "a load of the old history")
 }
 
 func TestLook_JournalPrunedPastTheCursor(t *testing.T) {

@@ -87,13 +87,13 @@ func (f *Follower) runBeats(ctx context.Context) {
 			return
 		case <-f.behind:
 		case <-timer.C:
-			if due := auth.HeartbeatEvery(f.Config().MaxStaleness) - f.BeatAge(time.Now()); due > 0 {
+			if due := auth.HeartbeatEvery(f.Config().MaxStaleness) - f.BeatAge(f.now()); due > 0 {
 				timer.Reset(due) // another one was made meanwhile
 				continue
 			}
 		}
 		wait := ackGap
-		if f.beat(ctx) != nil {
+		if f.Beat(ctx) != nil {
 			wait = beatRetry
 			poke(f.behind)
 		}
@@ -108,20 +108,20 @@ func (f *Follower) runBeats(ctx context.Context) {
 
 // awaitBeat makes a heartbeat if the last one is too old to be trusted.
 func (f *Follower) awaitBeat(ctx context.Context) error {
-	if f.BeatAge(time.Now()) < f.Config().MaxStaleness {
+	if f.BeatAge(f.now()) < f.Config().MaxStaleness {
 		return nil
 	}
-	if err := f.beat(ctx); !errors.Is(err, auth.ErrNotWritable) {
+	if err := f.Beat(ctx); !errors.Is(err, auth.ErrNotWritable) {
 		return err
 	}
 	return nil
 }
 
-// beat tells the store what this node has applied. One at a time, so that no
+// Beat tells the store what this node has applied. One at a time, so that no
 // later acknowledgement is overwritten by an earlier one. A heartbeat that
 // could not be written where every look is current does not end trust: it is
 // returned as auth.ErrNotWritable and counts as confirmed.
-func (f *Follower) beat(ctx context.Context) error {
+func (f *Follower) Beat(ctx context.Context) error {
 	cfg := f.Config()
 	ctx, cancel := context.WithTimeout(ctx, cfg.LookTimeout)
 	defer cancel()
@@ -133,13 +133,13 @@ func (f *Follower) beat(ctx context.Context) error {
 	defer func() { <-f.beating }()
 	node := f.applied()
 	node.MaxStaleness = cfg.MaxStaleness
-	began := time.Now()
+	began := f.now()
 	err := f.journal.Beat(ctx, node)
 	if err != nil && f.events.BeatFailed != nil && !errors.Is(err, context.Canceled) {
 		f.events.BeatFailed(err)
 	}
 	if err == nil || errors.Is(err, auth.ErrNotWritable) {
-		f.trust.confirmed(began, time.Now(), cfg.MaxStaleness)
+		f.trust.confirmed(began, f.now(), cfg.MaxStaleness)
 	}
 	return err
 }

@@ -19,8 +19,7 @@ type trustClock struct {
 	era uint64     // counts the lapses
 }
 
-func newTrustClock() *trustClock {
-	now := time.Now()
+func newTrustClock(now time.Time) *trustClock {
 	return &trustClock{look: clock{start: now}, beat: clock{start: now}}
 }
 

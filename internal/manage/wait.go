@@ -101,14 +101,9 @@ var ErrUndone = errors.New("the store was restored meanwhile: the change may be 
 // live gateway.
 func (m *Manager) Wait(ctx context.Context) (Acknowledged, error) {
 	began := time.Now()
-	mine, wrote := m.Wrote()
-	w := waiter{db: m.db, point: mine}
-	if !wrote {
-		f, err := m.db.Fleet(ctx, mine)
-		if err != nil {
-			return Acknowledged{}, err
-		}
-		w.point = f.Head
+	w, err := m.waiter(ctx)
+	if err != nil {
+		return Acknowledged{}, err
 	}
 	for pause := waitFirst; ; pause = min(2*pause, waitMost) {
 		done, err := w.look(ctx)
@@ -124,6 +119,27 @@ func (m *Manager) Wait(ctx context.Context) (Acknowledged, error) {
 			return w.ack, w.missing
 		}
 	}
+}
+
+// Applied is Wait that does not wait: it looks once.
+func (m *Manager) Applied(ctx context.Context) (Acknowledged, error) {
+	w, err := m.waiter(ctx)
+	if err != nil {
+		return Acknowledged{}, err
+	}
+	if done, err := w.look(ctx); err != nil || done {
+		return w.ack, err
+	}
+	return w.ack, w.missing
+}
+
+func (m *Manager) waiter(ctx context.Context) (*waiter, error) {
+	mine, wrote := m.Wrote()
+	if wrote {
+		return &waiter{db: m.db, point: mine}, nil
+	}
+	f, err := m.db.Fleet(ctx, mine)
+	return &waiter{db: m.db, point: f.Head}, err
 }
 
 // waiter waits for one journal row.

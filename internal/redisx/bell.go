@@ -86,7 +86,6 @@ func (c *Client) listen(ctx context.Context, channel string, heard func()) error
 	c.leave()
 	var guard atomic.Int64
 	opts := c.opts.client()
-	opts.ReadBufferSize = readAhead
 	dial := redis.NewDialer(opts)
 	opts.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := dial(ctx, network, addr)
@@ -148,7 +147,7 @@ var errMuch = errors.New("the server sent more than a doorbell's message")
 
 // Read implements net.Conn.
 func (g *guardedConn) Read(b []byte) (int, error) {
-	n, err := g.Conn.Read(b)
+	n, err := g.Conn.Read(b[:min(len(b), readAhead)])
 	if g.left.Add(-int64(n)) < 0 {
 		return 0, errMuch
 	}

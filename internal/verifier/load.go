@@ -59,7 +59,7 @@ func (v *Verifier) run(f *cache.Flight, fp auth.Fingerprint, shared Shared) {
 			return
 		}
 		if !take(v.slots) {
-			if old == nil || !v.landShared(f, fp, old, oldChecked(v.memory.TTL())) {
+			if old == nil || !v.landShared(f, fp, old, v.oldChecked()) {
 				v.overloaded(f)
 			}
 			return
@@ -97,7 +97,10 @@ func (v *Verifier) overloaded(f *cache.Flight) {
 }
 
 // oldChecked is a time of the check that keeps a verdict for oldKept.
-func oldChecked(ttl time.Duration) time.Time { return time.Now().Add(min(oldKept, ttl) - ttl) }
+func (v *Verifier) oldChecked() time.Time {
+	ttl := v.memory.TTL()
+	return v.hooks.Now().Add(min(oldKept, ttl) - ttl)
+}
 
 // loadShared lands the flight with a shared record. A record that is missing,
 // unreadable, fenced or ahead of the cursor is a miss; one that is older than
@@ -120,7 +123,7 @@ func (v *Verifier) loadShared(ctx context.Context, f *cache.Flight, fp auth.Fing
 	if v.hooks.AfterShared != nil {
 		v.hooks.AfterShared(record)
 	}
-	if time.Since(record.Checked) >= v.memory.TTL() {
+	if v.hooks.Now().Sub(record.Checked) >= v.memory.TTL() {
 		v.meter.Lookup(TierShared, Miss)
 		return false, &record
 	}
@@ -148,15 +151,15 @@ func (v *Verifier) loadStore(ctx context.Context, f *cache.Flight, fp auth.Finge
 		if v.hooks.BeforeLoad != nil {
 			v.hooks.BeforeLoad(run)
 		}
-		checked := time.Now()
+		began, checked := time.Now(), v.hooks.Now()
 		loaded, err := v.lookup(ctx, fp, old != nil)
-		v.meter.Took(TierStore, time.Since(checked))
+		v.meter.Took(TierStore, time.Since(began))
 		if v.hooks.AfterLoad != nil {
 			v.hooks.AfterLoad(run)
 		}
 		if err != nil {
 			v.meter.Lookup(TierStore, Failed)
-			if old == nil || !v.landShared(f, fp, old, oldChecked(v.memory.TTL())) {
+			if old == nil || !v.landShared(f, fp, old, v.oldChecked()) {
 				v.memory.Abort(f, auth.Undecided(err))
 			}
 			return record, false
@@ -165,7 +168,7 @@ func (v *Verifier) loadStore(ctx context.Context, f *cache.Flight, fp auth.Finge
 		parents := auth.ParentsOf(&verdict.Identity)
 		if v.fence.Fence(loaded.Point, fp, parents) == feed.Ahead {
 			if err := v.fence.LookSoon(ctx); err != nil {
-				if old != nil && v.landShared(f, fp, old, oldChecked(v.memory.TTL())) {
+				if old != nil && v.landShared(f, fp, old, v.oldChecked()) {
 					return record, false
 				}
 				v.memory.Abort(f, auth.Undecided(fmt.Errorf("catching up with the journal: %w", err)))
@@ -184,6 +187,9 @@ func (v *Verifier) loadStore(ctx context.Context, f *cache.Flight, fp auth.Finge
 			return cache.Record{Verdict: verdict, Point: loaded.Point, Checked: checked}, true
 		}
 		v.meter.Lookup(TierStore, Fenced)
+		// Should the store have gone back in time, looking finds it out. A
+		// failure to look is no reason to give up: the next run may say why.
+		_ = v.fence.LookSoon(ctx)
 	}
 	v.memory.Abort(f, auth.Undecided(auth.ErrFenced))
 	return record, false

@@ -42,6 +42,8 @@ type Hooks struct {
 	AfterJoin  func()        // a request has joined a flight
 
 	AfterShared func(cache.Record) // between the shared tier's answer and the fence
+
+	Now func() time.Time // this machine's clock; nil: time.Now
 }
 
 // Verifier verifies API keys.
@@ -64,6 +66,9 @@ type Verifier struct {
 func New(memory *cache.Memory, fence Fence, keys Keys, meter Meter, hooks Hooks) *Verifier {
 	if meter == nil {
 		meter = noMeter{}
+	}
+	if hooks.Now == nil {
+		hooks.Now = time.Now
 	}
 	return &Verifier{
 		memory: memory, fence: fence, keys: keys, meter: meter, hooks: hooks,

@@ -187,12 +187,7 @@ func TestTrace_LandingBetweenRememberAndDrop(t *testing.T) {
 	minter := n.verifier.Minter()
 	looked := make(chan error, 1)
 	release := sync.OnceFunc(func() { close(goOn) })
-	n.verifier = verifier.New(n.memory, n.follower, n, nil, verifier.Hooks{
-		BeforeLoad: func(run int) {
-			if run == 1 { // the landing was refused
-				release()
-			}
-		},
+	n.verifier = verifier.New(n.memory, n.follower, n, onFenced(release), verifier.Hooks{
 		AfterLoad: func(run int) {
 			if run == 0 {
 				n.revoke(k)
@@ -207,6 +202,17 @@ func TestTrace_LandingBetweenRememberAndDrop(t *testing.T) {
 	n.must(<-looked)
 	n.want(k, auth.Deny, auth.ReasonRevoked)
 }
+
+// onFenced is a meter that calls itself when a landing was refused.
+type onFenced func()
+
+func (f onFenced) Lookup(_ verifier.Tier, r verifier.Result) {
+	if r == verifier.Fenced {
+		f()
+	}
+}
+func (onFenced) Took(verifier.Tier, time.Duration)        {}
+func (onFenced) Wait(context.Context) func(*auth.Verdict) { return func(*auth.Verdict) {} }
 
 // Trace "check, insert and closing the flight in one step": a change is
 // applied right after the fence passed; the insert must be found by its drop.

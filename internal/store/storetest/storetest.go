@@ -34,6 +34,11 @@ func Run(t *testing.T, backend func(t *testing.T, name string) store.Backend) {
 		"finds its minting secrets":       testMinter,
 		"reads the tail from its head":    testTail,
 		"seals what is shared":            testEnvelope,
+		"knows its gateways":              testNodes,
+		"says what a change wrote":        testWritten,
+		"keeps the last refusal":          testRefusals,
+		"finds in the audit log":          testAudit,
+		"beats under a lock":              testBeatUnderLock,
 	} {
 		t.Run(name, func(t *testing.T) {
 			test(t, func(name string) store.Backend { return backend(t, name) })
