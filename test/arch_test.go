@@ -37,6 +37,7 @@ var levels = map[string]int{
 	"test/adapt":               6,
 	"test/script":              6,
 	"test/machine":             6,
+	"test/fleet":               6,
 	"test":                     6,
 }
 

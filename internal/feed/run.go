@@ -79,7 +79,7 @@ func (f *Follower) runLooks(ctx context.Context) {
 // runBeats writes a heartbeat when one is due, and soon after something was
 // applied.
 func (f *Follower) runBeats(ctx context.Context) {
-	timer := time.NewTimer(0)
+	timer := time.NewTimer(auth.HeartbeatEvery(f.Config().MaxStaleness)) // the first one is the first look's
 	defer timer.Stop()
 	for {
 		select {
@@ -108,20 +108,26 @@ func (f *Follower) runBeats(ctx context.Context) {
 
 // awaitBeat makes a heartbeat if the last one is too old to be trusted.
 func (f *Follower) awaitBeat(ctx context.Context) error {
-	if f.BeatAge(f.now()) < f.Config().MaxStaleness {
+	lapsed := func() bool { return f.BeatAge(f.now()) >= f.Config().MaxStaleness }
+	if !lapsed() {
 		return nil
 	}
-	if err := f.Beat(ctx); !errors.Is(err, auth.ErrNotWritable) {
+	if err := f.beatIf(ctx, lapsed); !errors.Is(err, auth.ErrNotWritable) {
 		return err
 	}
 	return nil
 }
 
-// Beat tells the store what this node has applied. One at a time, so that no
-// later acknowledgement is overwritten by an earlier one. A heartbeat that
-// could not be written where every look is current does not end trust: it is
-// returned as auth.ErrNotWritable and counts as confirmed.
+// Beat tells the store what this node has applied. A heartbeat that could not
+// be written where every look is current does not end trust: it is returned as
+// auth.ErrNotWritable and counts as confirmed.
 func (f *Follower) Beat(ctx context.Context) error {
+	return f.beatIf(ctx, func() bool { return true })
+}
+
+// beatIf makes a heartbeat unless another has made it needless meanwhile. One
+// at a time, so that no later acknowledgement is overwritten by an earlier one.
+func (f *Follower) beatIf(ctx context.Context, needed func() bool) error {
 	cfg := f.Config()
 	ctx, cancel := context.WithTimeout(ctx, cfg.LookTimeout)
 	defer cancel()
@@ -131,6 +137,9 @@ func (f *Follower) Beat(ctx context.Context) error {
 		return ctx.Err()
 	}
 	defer func() { <-f.beating }()
+	if !needed() {
+		return nil
+	}
 	node := f.applied()
 	node.MaxStaleness = cfg.MaxStaleness
 	began := f.now()

@@ -67,6 +67,22 @@ func TestTrust_NeedsAHeartbeat(t *testing.T) {
 	})
 }
 
+// TestTrust_CountsFromTheHeartbeatsBeginning: it may take long to be confirmed.
+func TestTrust_CountsFromTheHeartbeatsBeginning(t *testing.T) {
+	j := &fakeJournal{beating: func() { time.Sleep(4 * time.Second) }}
+	started(t, j, fastC, feed.Events{}, func(f *feed.Follower) {
+		time.Sleep(4*time.Second + 500*time.Millisecond)
+		if !f.Trusted(time.Now()) {
+			t.Fatal("not trusted")
+		}
+		j.set(func() { j.beatErr = errors.New("away") })
+		time.Sleep(fastC.MaxStaleness - 4*time.Second)
+		if f.Trusted(time.Now()) {
+			t.Error("trusted for longer than max_staleness from the heartbeat's beginning")
+		}
+	})
+}
+
 func TestTrust_StoreThatCantBeWritten(t *testing.T) {
 	j := &fakeJournal{}
 	told := 0
@@ -166,7 +182,7 @@ func TestRing_Flood(t *testing.T) {
 		if cursor, _ := f.Position(); cursor != c.Seq {
 			t.Error("a change was not seen in the flood")
 		}
-		if news != 1 || nothing < 20 {
+		if news > 1 || nothing < 20 { // the poll may have been quicker
 			t.Errorf("rung with news %d, with nothing %d", news, nothing)
 		}
 		// Without one, a bell is heard at once, and one after the other.

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Breaks the revocation protocol in one line at a time and checks that a test
+# notices. Each *.patch is one such line, with what it breaks in its first line.
+# Usage: run.sh [name...]
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$root"
+{ git ls-files -z --cached --others --exclude-standard | tar -c --null -T - --ignore-failed-read 2>/dev/null || true; } | tar -x -C "$work"
+cd "$work"
+packages="./internal/feed ./internal/cache ./internal/verifier ./internal/manage ./internal/stream ./test/machine"
+export CADDY_AUTH_MACHINE_CHECKS=${CADDY_AUTH_MACHINE_CHECKS:-600}
+survivors=0
+names=("$@")
+if [ ${#names[@]} -eq 0 ]; then
+	for p in "$here"/*.patch; do names+=("$(basename "$p" .patch)"); done
+fi
+n=0
+for name in "${names[@]}"; do
+	n=$((n + 1))
+	patch="$here/$name.patch"
+	why=$(head -n 1 "$patch")
+	patch -s -p1 <"$patch"
+	if ! go vet $packages >"$work/vet.log" 2>&1; then
+		echo "[$n/${#names[@]}] $name: does not compile"
+		cat "$work/vet.log"
+		survivors=$((survivors + 1))
+	elif out=$(timeout 300 go test -count=1 -failfast $packages 2>&1); then
+		echo "[$n/${#names[@]}] $name: SURVIVED ($why)"
+		survivors=$((survivors + 1))
+	else
+		caught=$(grep -oE -- '--- FAIL: [A-Za-z0-9_/]+' <<<"$out" | awk '{print $3}' | sort -u | head -n 4 | tr '\n' ' ')
+		echo "[$n/${#names[@]}] $name: caught by ${caught:-a panic or a timeout} ($why)"
+	fi
+	patch -s -R -p1 <"$patch"
+done
+if [ "$survivors" -gt 0 ]; then
+	echo "$survivors of ${#names[@]} were not caught"
+	exit 1
+fi
+echo "all ${#names[@]} were caught"
