@@ -42,7 +42,11 @@ bench-micro: ## Go benchmarks and their allocations
 bench: ## CPU per request against plain Caddy, both loaded at once (some minutes)
 	$(GO) run ./test/load
 
-soak: ## The long property tests (some minutes)
-	CADDY_AUTH_SOAK=1 $(GO) test -timeout 60m -count=1 -run 'Property|BytesPerIdentity' -v ./test/e2e ./internal/cache
+soak: deps ## The long tests: properties, the bound of a revocation, crashes (about half an hour)
+	CADDY_AUTH_SOAK=1 $(GO) test -timeout 60m -count=1 -run 'Bound|Crashes' -v ./test/fleet
+	CADDY_AUTH_SOAK=1 $(GO) test -timeout 60m -count=1 -run 'Property|BytesPerIdentity' -v ./test/e2e ./test/machine ./internal/cache
 
-.PHONY: help build test deps race lint fmt fuzz bench-micro bench soak
+mutate: ## Break the revocation protocol in one line at a time: a test must notice (some minutes)
+	test/mutate/run.sh
+
+.PHONY: help build test deps race lint fmt fuzz bench-micro bench soak mutate

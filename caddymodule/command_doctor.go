@@ -261,16 +261,24 @@ func (e *examination) redis(ctx context.Context) {
 	name := c.prefix() + "doctor"
 	began := time.Now()
 	if err := client.Set(ctx, name, []byte("x"), time.Second); err != nil {
-		e.found("redis", err, "the ACL user needs +set +getrange +ping on "+c.prefix()+"*, and the server must take writes")
+		e.found("redis", err, aclHint(c)+", and the server must take writes")
 		return
 	}
 	if _, err := client.Get(ctx, name); err != nil {
-		e.found("redis", err, "the ACL user needs +set +getrange +ping on "+c.prefix()+"*")
+		e.found("redis", err, aclHint(c))
 		return
 	}
 	took := time.Since(began) / 2
+	if err := client.Publish(ctx, name); err != nil {
+		e.found("redis", err, aclHint(c)+"; without the doorbell changes are seen at every poll_interval")
+		return
+	}
 	e.ok("redis", "%s takes and gives records, %s a call", opts.Describe(), took.Round(10*time.Microsecond))
 	if opts.TLS == nil && !opts.Local() {
 		e.say(levelFinding, "redis", "is reached without TLS: its password crosses the network in clear", "use rediss://")
 	}
+}
+
+func aclHint(c *RedisConfig) string {
+	return "the ACL user needs +set +getrange +ping +publish +subscribe, ~" + c.prefix() + "* and &" + c.prefix() + "*"
 }

@@ -11,6 +11,7 @@ need redis-server redis-server
 need python3 python3
 need fcgiwrap fcgiwrap
 need chromium chromium
+need patch patch
 compgen -G '/usr/sbin/php-fpm*' >/dev/null || missing+=(php-fpm)
 
 [ ${#missing[@]} -eq 0 ] && exit 0

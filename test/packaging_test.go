@@ -147,13 +147,13 @@ func TestPackaging_Compose(t *testing.T) {
 		}
 	}
 	// The rights that the tests use, docs/redis.md names and compose sets are the same.
-	rights := "resetkeys ~caddy-auth:* -@all +getrange +set +ping +hello +auth"
+	rights := "resetkeys ~caddy-auth:* resetchannels &caddy-auth:* -@all +getrange +set +ping +publish +subscribe +hello +auth"
 	for _, file := range []string{"packaging/docker/compose.yaml", "docs/redis.md"} {
 		if !strings.Contains(readFile(t, file), rights) {
 			t.Errorf("%s gives other rights", file)
 		}
 	}
-	if !strings.Contains(readFile(t, "test/e2e/redis_test.go"), `"resetkeys", "~caddy-auth:*", "-@all", "+getrange", "+set", "+ping", "+hello", "+auth"`) {
+	if !strings.Contains(readFile(t, "test/e2e/redis_test.go"), `"`+strings.ReplaceAll(rights, " ", `", "`)+`"`) {
 		t.Error("the tests use other rights")
 	}
 }

@@ -83,6 +83,24 @@ func TestTrust_CountsFromTheHeartbeatsBeginning(t *testing.T) {
 	})
 }
 
+// TestTrust_CountsFromTheLooksBeginning: so may a look.
+func TestTrust_CountsFromTheLooksBeginning(t *testing.T) {
+	j := &fakeJournal{}
+	started(t, j, fastC, feed.Events{}, func(f *feed.Follower) {
+		j.set(func() { j.during = func() { time.Sleep(4 * time.Second) } })
+		time.Sleep(2*fastC.PollInterval + 4*time.Second) // one such look has ended
+		j.set(func() { j.err = errors.New("away") })
+		if age := f.Age(time.Now()); age < 4*time.Second {
+			t.Fatalf("a look that took four seconds is %s old at its end", age)
+		}
+		j.set(func() { j.during = nil })
+		time.Sleep(fastC.MaxStaleness - 2*time.Second)
+		if f.Trusted(time.Now()) {
+			t.Error("trusted for longer than max_staleness from the look's beginning")
+		}
+	})
+}
+
 func TestTrust_StoreThatCantBeWritten(t *testing.T) {
 	j := &fakeJournal{}
 	told := 0

@@ -180,16 +180,17 @@ func (g *gateway) text(o options, site string) string {
 `, g.dir, o.global, o.auth, site)
 }
 
-// answers waits until a connection made after a reload is answered: Caddy may
-// reset one that the old listener had not accepted yet.
+// answers waits until connections made after a reload are answered, several in
+// turn: Caddy may reset some that the old listener had not accepted yet.
 func (g *gateway) answers() {
 	g.t.Helper()
-	eventually(g.t, "an answer after a reload", func() bool {
+	inTurn := 0
+	eventually(g.t, "answers after a reload", func() bool {
 		res, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Get("http://" + g.addr + "/answers")
-		if err != nil {
-			return false
+		if inTurn++; err != nil || res.Body.Close() != nil {
+			inTurn = 0
 		}
-		return res.Body.Close() == nil
+		return inTurn == 5
 	})
 	g.upstream.take()
 }
