@@ -78,7 +78,7 @@ func (m *machine) play() {
 	m.commitFirst()
 	for _, n := range m.w.nodes {
 		n.look()
-		n.restores = m.o.restores
+		n.knows(m.o.restores)
 	}
 	for range rapid.IntRange(20, 120).Draw(m.rt, "steps") {
 		m.step()
@@ -180,8 +180,8 @@ func (m *machine) look() {
 	n := m.node()
 	seen := m.o.restores
 	go func() {
-		if n.follower.Look(context.Background()) == nil && n.restores < seen {
-			n.restores = seen
+		if n.follower.Look(context.Background()) == nil {
+			n.knows(seen)
 		}
 	}()
 	synctest.Wait()

@@ -102,7 +102,7 @@ func (o *oracle) arrive(n *node, k *key) *pending {
 	cursor, _ := n.follower.Position()
 	now := n.clock()
 	p := &pending{n: n, k: k, at: now, trusted: n.follower.Trusted(now), excused: n.away || n.stained, overtaken: n.stirred}
-	if n.restores < o.restores { // it can't know that the history is another one
+	if n.restores.Load() < int64(o.restores) { // it can't know that the history is another one
 		p.good, p.bad = true, true
 	} else {
 		o.since(cursor, p.see)

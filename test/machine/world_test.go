@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -307,6 +308,15 @@ func (w *world) newNode(i int) *node {
 	w.must(err)
 	n.verifier.SetShared(cache.NewShared(ofNode{w.redis, n}, e, "p:", sharedTTL).WithClock(n.clock))
 	return n
+}
+
+// knows notes how many restores it has noticed.
+func (n *node) knows(restores int) {
+	for {
+		if old := n.restores.Load(); old >= int64(restores) || n.restores.CompareAndSwap(old, int64(restores)) {
+			return
+		}
+	}
 }
 
 // do runs f without stopping anywhere on this node.
