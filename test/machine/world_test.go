@@ -281,13 +281,13 @@ type node struct {
 	follower *feed.Follower
 	verifier *verifier.Verifier
 	clock    func() time.Time
-	free     bool   // it stops nowhere
-	away     bool   // it can't reach the store
-	noRedis  bool   // it can't reach Redis
-	asked    string // the name it asked Redis for last
-	stirred  bool   // a change was made since something under way began
-	stained  bool   // something is under way that an outage or time may have spoilt
-	restores int    // the store's, that it knows of
+	free     bool         // it stops nowhere
+	away     bool         // it can't reach the store
+	noRedis  bool         // it can't reach Redis
+	asked    string       // the name it asked Redis for last
+	stirred  bool         // a change was made since something under way began
+	stained  bool         // something is under way that an outage or time may have spoilt
+	restores atomic.Int64 // the store's, that it knows of
 }
 
 func (w *world) newNode(i int) *node {
