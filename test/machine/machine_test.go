@@ -116,6 +116,7 @@ func (m *machine) step() {
 		{"redis", 1, m.redis},
 		{"crash", 1, m.crash},
 		{"wait", 3, m.wait},
+		{"catch up", 2, m.catchUp},
 		{"backup", 1, m.backup},
 		{"restore", 1, m.restore},
 	}
@@ -285,6 +286,23 @@ func (m *machine) crash() {
 	other.away, other.noRedis = n.away, n.noRedis
 	m.w.nodes[i] = other
 	m.seen["crash"]++
+}
+
+// catchUp lets every gateway that can, and is idle, look and acknowledge.
+func (m *machine) catchUp() {
+	busy := map[*node]bool{}
+	for _, s := range m.w.stops.list() {
+		busy[s.node] = true
+	}
+	for _, n := range m.w.nodes {
+		if busy[n] || n.away {
+			continue
+		}
+		n.look()
+		n.knows(m.o.restores)
+		n.do(func() { m.w.must(n.follower.Beat(m.w.t.Context())) })
+	}
+	m.wait()
 }
 
 // wait asks once what --wait would ask.
