@@ -63,6 +63,9 @@ func (s *session) settle(ctx context.Context, o *opened) error {
 	if err != nil {
 		return fmt.Errorf("the change is made, but waiting for the gateways failed: %w", err)
 	}
+	for _, name := range ack.GivenUp {
+		s.note("%s fell silent and is not waited for any more: it refuses by itself until it has looked", name)
+	}
 	if ack.Nodes == 0 {
 		s.note("no live gateway follows this store, so there is nobody to wait for")
 		return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,6 +65,9 @@ type Acknowledged struct {
 	Nodes   int           // how many had to
 	Slowest string        // the name of the one that came last
 	Took    time.Duration // until it had
+	// GivenUp are the names of those that fell silent meanwhile: they refuse by
+	// themselves.
+	GivenUp []string
 }
 
 // Missing is a gateway that has not applied a change.
@@ -148,6 +152,7 @@ type waiter struct {
 	point   auth.Point
 	since   int64 // when it looked first, by the store's clock: after the change
 	missing *MissingError
+	late    map[string]string // names of the gateways that were missing, by id
 	ack     Acknowledged
 }
 
@@ -178,21 +183,35 @@ func (w *waiter) look(ctx context.Context) (done bool, err error) {
 		}
 	}
 	if len(missing.Missing) > 0 {
-		w.missing = missing
-		w.ack.Slowest = missing.Missing[len(missing.Missing)-1].Name
+		w.noteLate(missing)
 		return false, nil
 	}
-	if w.ack.Nodes = missing.Of; w.ack.Slowest == "" {
-		w.ack.Slowest = firstLive(&f)
-	}
+	w.ack.Nodes = missing.Of
+	w.finish(&f)
 	return true, nil
 }
 
-func firstLive(f *store.Fleet) string {
+func (w *waiter) noteLate(missing *MissingError) {
+	w.missing = missing
+	if w.late == nil {
+		w.late = map[string]string{}
+	}
+	for _, n := range missing.Missing {
+		w.late[n.ID] = n.Name
+	}
+}
+
+// finish says who came last, and who did not come.
+func (w *waiter) finish(f *store.Fleet) {
+	last := w.missing
 	for i := range f.Members {
-		if f.Members[i].Live(f.Now) {
-			return f.Members[i].Name
+		n := &f.Members[i]
+		switch _, late := w.late[n.ID]; {
+		case n.Live(f.Now) && w.ack.Slowest == "",
+			n.Live(f.Now) && last != nil && slices.ContainsFunc(last.Missing, func(m Missing) bool { return m.ID == n.ID }):
+			w.ack.Slowest = n.Name
+		case late && !n.Live(f.Now):
+			w.ack.GivenUp = append(w.ack.GivenUp, n.Name)
 		}
 	}
-	return ""
 }

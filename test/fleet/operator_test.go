@@ -83,7 +83,7 @@ func TestOperator_NodesAndWait(t *testing.T) {
 	}
 	// Run again, it waits until that one is given up.
 	_, errs = f.must("key", "revoke", k.Key.ID, "--wait")
-	if took := time.Since(began); took < 4*time.Second || !strings.Contains(errs, "all 1 live gateways") {
+	if took := time.Since(began); took < 4*time.Second || !strings.Contains(errs, "all 1 live gateways") || !strings.Contains(errs, "fell silent and is not waited for any more") {
 		t.Errorf("after %s: %s", took, errs)
 	}
 	for _, n := range f.nodes() {
