@@ -74,6 +74,26 @@ func (o *opened) leaks(ctx context.Context, since int64) ([]*leak, error) {
 	return out, nil
 }
 
+// openLeaks opens the store and finds what the flags ask for.
+func (s *session) openLeaks(ctx context.Context) (*opened, []*leak, error) {
+	if err := s.wantArgs(0, 0, "no arguments, only flags"); err != nil {
+		return nil, nil, err
+	}
+	since, err := s.timeFlag("since")
+	if err != nil {
+		return nil, nil, err
+	}
+	o, err := s.open(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	found, err := o.leaks(ctx, since)
+	if err != nil {
+		return nil, nil, errors.Join(err, o.db.Close())
+	}
+	return o, found, nil
+}
+
 type leakView struct {
 	keyView
 	LeakedAt    moment `json:"leaked_at"`
@@ -81,22 +101,11 @@ type leakView struct {
 }
 
 func leakedList(ctx context.Context, s *session) error {
-	if err := s.wantArgs(0, 0, "no arguments, only flags"); err != nil {
-		return err
-	}
-	since, err := s.timeFlag("since")
-	if err != nil {
-		return err
-	}
-	o, err := s.open(ctx)
+	o, found, err := s.openLeaks(ctx)
 	if err != nil {
 		return err
 	}
 	defer o.db.Close()
-	found, err := o.leaks(ctx, since)
-	if err != nil {
-		return err
-	}
 	if len(found) == 0 {
 		s.note("no live key was seen in a URL")
 	}
@@ -118,22 +127,11 @@ func leakedList(ctx context.Context, s *session) error {
 }
 
 func leakedRevoke(ctx context.Context, s *session) error {
-	if err := s.wantArgs(0, 0, "no arguments, only flags"); err != nil {
-		return err
-	}
-	since, err := s.timeFlag("since")
-	if err != nil {
-		return err
-	}
-	o, err := s.open(ctx)
+	o, found, err := s.openLeaks(ctx)
 	if err != nil {
 		return err
 	}
 	defer o.db.Close()
-	found, err := o.leaks(ctx, since)
-	if err != nil {
-		return err
-	}
 	var ids []string
 	for _, l := range found {
 		if l.key.RevokedAt == 0 {
