@@ -2,8 +2,11 @@ package caddymodule
 
 import (
 	"context"
+	"net"
 	"net/http"
+	goruntime "runtime"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -20,13 +23,14 @@ const callerVar = "auth.caller"
 // caller is what an auth handler leaves on a request it lets through. It
 // belongs to that one request.
 type caller struct {
-	stream.Stream // while the request is under way
-	writer        http.ResponseWriter
+	stream.Stream     // while the request is under way
+	cut           any // what ends the request: a net.Conn, or a writer; nil: it is not followed
 
 	handler  *Handler // the first auth handler
 	identity auth.Identity
 	verified bool // identity is set
 	public   bool // let through because the path is public
+	state    atomic.Uint32
 	values   [forward.UsualHeaders]string
 
 	later *[]*forward.Policy // of every later auth handler so far; nil: none
@@ -102,17 +106,33 @@ func (c *caller) placeholder(key string) (any, bool) {
 // String keeps identities out of {http.vars.*}.
 func (c *caller) String() string { return "" }
 
-// follow keeps what it takes to end the request. A deadline that has passed
-// ends it on HTTP/1 and 2, silent streams included, at no cost before that.
-// HTTP/3 needs a context of its own.
-func (c *caller) follow(w http.ResponseWriter, r *http.Request) *http.Request {
-	c.writer = w
-	if r.ProtoMajor < 3 {
-		return r
+// States of a caller that is followed.
+const (
+	underWay uint32 = iota
+	ending
+	ended
+	finished
+)
+
+// follow keeps what it takes to end the request, at no cost before that: the
+// connection on HTTP/1, the writer otherwise. HTTP/3 needs a context of its
+// own.
+func (c *caller) follow(w http.ResponseWriter, r *http.Request, fp auth.Fingerprint, began time.Time, seen uint64) *http.Request {
+	if len(r.Header["Upgrade"]) > 0 || r.Method == http.MethodConnect {
+		began = time.Time{} // no answer to wait for
 	}
-	ctx, cancel := context.WithCancel(r.Context())
-	c.writer = &cancelledWriter{w, cancel}
-	return r.WithContext(ctx)
+	c.cut = w
+	switch {
+	case r.ProtoMajor == 1:
+		if conn, ok := r.Context().Value(connKey{}).(net.Conn); ok {
+			c.cut = conn
+		}
+	case r.ProtoMajor > 2:
+		ctx, cancel := context.WithCancel(r.Context())
+		c.cut, r = &cancelledWriter{w, cancel}, r.WithContext(ctx)
+	}
+	c.handler.app.rt.streams.Add(&c.Stream, c, fp, began, seen)
+	return r
 }
 
 // cancelledWriter is a writer that knows how to cancel its request.
@@ -121,15 +141,30 @@ type cancelledWriter struct {
 	cancel context.CancelFunc
 }
 
-// Unwrap is for http.ResponseController.
-func (w *cancelledWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-// unfollow is called when the request has been answered.
+// unfollow is called when the request has been answered. After it nothing that
+// belonged to the request is touched.
 func (c *caller) unfollow() {
 	c.handler.app.rt.streams.Remove(&c.Stream)
-	if w, ok := c.writer.(*cancelledWriter); ok {
+	for !c.state.CompareAndSwap(underWay, finished) && c.state.Load() == ending {
+		goruntime.Gosched()
+	}
+	if w, ok := c.cut.(*cancelledWriter); ok {
 		w.cancel()
 	}
+}
+
+// serveFollowed calls the next handler for a request that is followed. If it
+// returns an error, the error routes may answer at length.
+func (c *caller) serveFollowed(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (err error) {
+	ctx := r.Context()
+	defer func() {
+		if err != nil {
+			context.AfterFunc(ctx, c.unfollow)
+			return
+		}
+		c.unfollow()
+	}()
+	return next.ServeHTTP(w, r)
 }
 
 // Identity implements stream.Request.
@@ -138,17 +173,61 @@ func (c *caller) Identity() *auth.Identity { return &c.identity }
 // End implements stream.Request: it cuts the connection, or on HTTP/2 and 3
 // the request's stream.
 func (c *caller) End(reason string) {
+	if !c.state.CompareAndSwap(underWay, ending) {
+		return
+	}
+	cutOff(c.cut)
+	c.state.Store(ended)
 	metrics.ended.WithLabelValues(reason).Inc()
 	fields := []zap.Field{zap.String("code", "stream_ended"), zap.String("subject", c.identity.Subject)}
 	if c.identity.Hint != "" {
 		fields = append(fields, zap.String("hint", c.identity.Hint))
 	}
-	c.handler.decisions.write(reason, c.identity.CredentialID, fields...)
-	past := time.Unix(1, 0)
-	// Not every writer can do both; one that can do neither is in no server.
-	control := http.NewResponseController(c.writer)
-	_, _ = control.SetWriteDeadline(past), control.SetReadDeadline(past)
-	if w, ok := c.writer.(*cancelledWriter); ok {
-		w.cancel()
+	c.handler.decisions.write("ended", reason, c.identity.CredentialID, fields...)
+}
+
+// cutOff ends a request for good: nothing that is written or read after it
+// gets through, whatever deadlines others set.
+func cutOff(target any) {
+	// A request that ended in the error routes may just have been answered:
+	// then its writer is nobody's any more.
+	defer func() { _ = recover() }()
+	switch t := target.(type) {
+	case net.Conn:
+		if inner, ok := t.(interface{ NetConn() net.Conn }); ok {
+			t = inner.NetConn() // no farewell that could block
+		}
+		_ = t.Close() // it is closed either way
+	case *cancelledWriter:
+		t.cancel()
+		cutOff(t.ResponseWriter)
+	case http.ResponseWriter:
+		past := time.Unix(1, 0)
+		// Beneath the writers of others, which are not made for two goroutines.
+		control := http.NewResponseController(innermost(t))
+		_, _ = control.SetWriteDeadline(past), control.SetReadDeadline(past)
 	}
+}
+
+func innermost(w http.ResponseWriter) http.ResponseWriter {
+	for {
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return w
+		}
+		w = u.Unwrap()
+	}
+}
+
+// connKey is where a request's connection is kept.
+type connKey struct{}
+
+// keepConn makes a server's requests know their connection.
+func keepConn(srv *caddyhttp.Server) {
+	srv.RegisterConnContext(func(ctx context.Context, conn net.Conn) context.Context {
+		if ctx.Value(connKey{}) != nil { // another handler's doing
+			return ctx
+		}
+		return context.WithValue(ctx, connKey{}, conn)
+	})
 }

@@ -30,8 +30,9 @@ func nodesCommand() caddycmd.Command {
 		Short: "Lists the gateways that follow the store, and how far each has come",
 		Long: `Lists the gateways that follow the store: what they have applied of its journal, how many changes they
 are behind, and when they were heard of last. A live gateway is one that --wait waits for. One that ended
-cleanly is not listed; one that fell silent is "silent": it answers 503 by itself.`,
-		CobraFunc: func(cmd *cobra.Command) { single(cmd, nodes, nil) },
+cleanly is not listed; one that fell silent is "silent": it answers 503 by itself. With --wait it first waits
+until every live gateway has applied all that was changed so far.`,
+		CobraFunc: func(cmd *cobra.Command) { single(cmd, nodes, waitFlags) },
 	}
 }
 
@@ -48,9 +49,9 @@ type nodeView struct {
 	MaxStaleness string `json:"max_staleness"`
 }
 
-func viewNode(m *store.Member, now int64) nodeView {
+func viewNode(m *store.Member, now, behind int64) nodeView {
 	v := nodeView{
-		ID: m.ID, Name: m.Name, Version: m.Version, State: "silent", Applied: m.Seq, Lag: m.Behind,
+		ID: m.ID, Name: m.Name, Version: m.Version, State: "silent", Applied: m.Seq, Lag: behind,
 		StartedAt: moment(m.StartedAt), HeartbeatAt: moment(m.HeartbeatAt), LiveUntil: moment(m.LiveUntil()), MaxStaleness: m.MaxStaleness.String(),
 	}
 	switch {
@@ -74,6 +75,9 @@ func nodes(ctx context.Context, s *session) error {
 		return err
 	}
 	defer o.db.Close()
+	if err := s.settle(ctx, o); err != nil {
+		return err
+	}
 	fleet, err := o.db.Fleet(ctx, auth.Point{})
 	if err != nil {
 		return err
@@ -83,7 +87,11 @@ func nodes(ctx context.Context, s *session) error {
 	}
 	tab := tabwriter.NewWriter(s.out, 0, 4, 2, ' ', 0)
 	for i := range fleet.Members {
-		v := viewNode(&fleet.Members[i], fleet.Now)
+		behind, err := o.db.Behind(ctx, fleet.Members[i].Seq)
+		if err != nil {
+			return err
+		}
+		v := viewNode(&fleet.Members[i], fleet.Now, behind)
 		if s.json {
 			if err := printJSON(s.out, v); err != nil {
 				return err

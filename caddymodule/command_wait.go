@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -58,7 +59,7 @@ func (s *session) settle(ctx context.Context, o *opened) error {
 	var missing *manage.MissingError
 	if errors.As(err, &missing) {
 		return auth.WithHint(fmt.Errorf("the change is made, but after %s %w", timeout, err),
-			"run the command again to go on waiting; what the gateways do: caddy-auth nodes")
+			"to go on waiting: caddy-auth nodes --wait")
 	}
 	if err != nil {
 		return fmt.Errorf("the change is made, but waiting for the gateways failed: %w", err)
@@ -115,12 +116,18 @@ func (t *target) redis(cmd *cobra.Command) (*RedisConfig, error) {
 	if named == "" {
 		return conf, nil
 	}
-	if o, err := redisx.ParseURL(named); err == nil && !o.Password.Empty() {
-		return nil, auth.WithHint(usagef("--redis: the password stands in the command line, where others can read it"), "put the URL into the environment and use --redis {env.X}")
+	if plainPassword.MatchString(named) {
+		return nil, auth.WithHint(usagef("--redis: the password stands in the command line, where others can read it"), "put it into the environment: --redis {env.X}, or redis://user:{env.X}@host")
 	}
 	over := RedisConfig{URL: named}
 	if conf != nil {
 		over.TTL, over.Prefix, over.Timeout, over.TLS = conf.TTL, conf.Prefix, conf.Timeout, conf.TLS
 	}
+	if _, _, err := over.options(); err != nil {
+		return nil, usagef("--redis: %w", err)
+	}
 	return &over, nil
 }
+
+// plainPassword is user information with a password that is no placeholder.
+var plainPassword = regexp.MustCompile(`//[^/@]*:[^{@][^@]*@|//[^/@]*:\{[^}]*[^}@]@`)

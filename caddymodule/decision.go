@@ -40,9 +40,9 @@ func newDecisionLog(log *zap.Logger) *decisionLog {
 	return &decisionLog{log: log.Named("decision"), now: time.Now, buckets: map[decisionKind]*decisionBucket{}}
 }
 
-// write logs one refusal, or counts it.
-func (l *decisionLog) write(reason, credential string, fields ...zap.Field) {
-	entry := l.log.Check(zapcore.InfoLevel, "refused")
+// write logs one refusal, or stream that ended, or counts it.
+func (l *decisionLog) write(what, reason, credential string, fields ...zap.Field) {
+	entry := l.log.Check(zapcore.InfoLevel, what)
 	if entry == nil {
 		return
 	}

@@ -28,8 +28,15 @@ type leakLog struct {
 	rt *runtime
 
 	mu      sync.Mutex // guards seen and running
-	seen    map[string]time.Time
+	seen    map[leakOf]time.Time
 	running int
+}
+
+// leakOf is a leak that is written down once a minute: of a credential, on a
+// site that revokes it or does not.
+type leakOf struct {
+	credential string
+	revoke     bool
 }
 
 // burn writes down, and if it is so configured revokes, live keys in the URL of
@@ -70,7 +77,7 @@ func (l *leakLog) one(text, site string, revoke bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), leakTimeout)
 	defer cancel()
 	v := l.rt.verifier.VerifyKey(ctx, text, time.Now())
-	if v.Outcome != auth.Allow || !l.first(v.Identity.CredentialID) {
+	if v.Outcome != auth.Allow || !l.first(leakOf{v.Identity.CredentialID, revoke}) {
 		return
 	}
 	metrics.leaks.Inc()
@@ -95,7 +102,7 @@ func (l *leakLog) revoke(ctx context.Context, db *store.DB, id *auth.Identity) {
 	m := manage.New(db, "gateway", "", nil)
 	m.SetBell(l.rt)
 	if _, err := m.Revoke(ctx, []string{id.CredentialID}, "sent in a URL"); err != nil {
-		l.forget(id.CredentialID) // the next time it is seen it is tried again
+		l.forget(leakOf{id.CredentialID, true}) // the next time it is seen it is tried again
 		l.rt.logger().Error("a leaked key could not be revoked", name, zap.Error(hinted(err)))
 		return
 	}
@@ -103,14 +110,14 @@ func (l *leakLog) revoke(ctx context.Context, db *store.DB, id *auth.Identity) {
 }
 
 // forget makes the next leak of a credential the first.
-func (l *leakLog) forget(id string) {
+func (l *leakLog) forget(id leakOf) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.seen, id)
 }
 
 // first reports whether this credential's leak was not written down lately.
-func (l *leakLog) first(id string) bool {
+func (l *leakLog) first(id leakOf) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
@@ -118,7 +125,7 @@ func (l *leakLog) first(id string) bool {
 		return false
 	}
 	if l.seen == nil || len(l.seen) >= maxLeaks {
-		l.seen = map[string]time.Time{}
+		l.seen = map[leakOf]time.Time{}
 	}
 	l.seen[id] = now
 	return true

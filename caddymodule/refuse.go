@@ -76,7 +76,7 @@ func (h *Handler) logRefusal(r *http.Request, refusal *auth.Refusal, id *auth.Id
 		fields = append(fields, zap.String("note", "public matches the path the client sent; only the rewritten path would have matched"))
 	}
 	metrics.count(method, refusal.Code)
-	h.decisions.write(reason, credential, fields...)
+	h.decisions.write("refused", reason, credential, fields...)
 }
 
 // loggable is what may be logged of a text that a client chose: not a key,

@@ -283,7 +283,7 @@ func (rt *runtime) end() (err error) {
 func (rt *runtime) endNow() error {
 	rt.stop()
 	rt.done.Wait()
-	rt.follower.Lapse()
+	rt.follower.Retire() // also what a late request begins
 	rt.drains(false)
 	rt.verifier.SetShared(nil)
 	rt.linkMu.Lock()
@@ -295,7 +295,6 @@ func (rt *runtime) endNow() error {
 	}
 	rt.writeUses(math.MaxInt)
 	rt.writeRefusals()
-	rt.follower.Lapse() // a late request may have looked meanwhile
 	rt.streams.EndAll(stream.ReasonStopped)
 	rt.deregister()
 	return db.Close()

@@ -8,6 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/stream"
 	"github.com/caddy-auth/caddy-auth/internal/verifier"
 )
 
@@ -63,15 +64,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	c.inject(r.Header)
 	c.attach(r)
 	if h.Streams == "detached" {
+		c.Name(fp) // a later handler may mind
 		return next.ServeHTTP(w, r)
 	}
-	if len(r.Header["Upgrade"]) > 0 || r.Method == http.MethodConnect {
-		now = time.Time{} // no answer to wait for
-	}
-	r = c.follow(w, r)
-	rt.streams.Add(&c.Stream, c, fp, now, seen)
-	defer c.unfollow()
-	return next.ServeHTTP(w, r)
+	r = c.follow(w, r, fp, now, seen)
+	return c.serveFollowed(w, r, next)
 }
 
 func (h *Handler) passAnonymous(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, public bool) error {
@@ -115,6 +112,10 @@ func (h *Handler) again(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 		if refusal := h.site.JudgeIdentity(&c.identity, h.addresses.of(r, &c.identity)); refusal != nil {
 			return h.refuse(w, r, refusal, &c.identity)
 		}
+	}
+	if c.verified && c.cut == nil && h.Streams != "detached" {
+		r = c.follow(w, r, c.Named(), time.Now(), stream.Unseen)
+		return c.serveFollowed(w, r, next)
 	}
 	return next.ServeHTTP(w, r)
 }

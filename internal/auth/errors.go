@@ -17,8 +17,12 @@ var (
 	// ErrUnavailable: the store cannot be asked now; trying again may help.
 	ErrUnavailable = errors.New("unavailable")
 	// ErrNotWritable: the store can be read, and what is read is the newest
-	// there is, but it can't be written now. It comes with ErrUnavailable.
+	// there is, but it can't be written now: it is full or read-only. It comes
+	// with ErrUnavailable.
 	ErrNotWritable = errors.New("not writable")
+	// ErrForbidden: this process may not do it; others may. It comes with one
+	// of the others.
+	ErrForbidden = errors.New("not permitted")
 	// ErrCorrupt: the store can be read but not understood; trying again won't help.
 	ErrCorrupt = errors.New("corrupt")
 	// ErrTooNew: the store was written by a newer release.

@@ -159,11 +159,20 @@ func (f *Follower) Node() auth.Node { return f.node }
 
 // Trusted reports whether cached verdicts may be used at now.
 func (f *Follower) Trusted(now time.Time) bool {
-	return f.trust.young(now, f.cfg.Load().MaxStaleness)
+	cfg := f.cfg.Load()
+	return f.trust.young(now, cfg.MaxStaleness, max(2*cfg.PollInterval, unwrittenLook))
 }
 
 // Lapse ends trust until a heartbeat is confirmed and then a look is good.
 func (f *Follower) Lapse() { f.trust.lapse() }
+
+// Retire ends trust for good, and with it the heartbeats: once it has returned
+// none is written any more.
+func (f *Follower) Retire() {
+	f.beating <- struct{}{}
+	f.trust.close()
+	<-f.beating
+}
 
 // Age is how long ago the last good look began; very long before the first.
 func (f *Follower) Age(now time.Time) time.Duration { return f.trust.look.age(now) }
@@ -268,7 +277,11 @@ const maxLooks = 3
 func (f *Follower) lookLocked(ctx context.Context) (news bool, err error) {
 	before, _ := f.Position()
 	for range maxLooks {
-		if err = f.awaitBeat(ctx); err != nil {
+		if err = f.awaitBeat(ctx); errors.Is(err, auth.ErrReplaced) {
+			err = f.reopen(ctx)
+		}
+		if err != nil {
+			f.failed(err)
 			return false, err
 		}
 		began, era := f.now(), f.trust.begin()
@@ -289,14 +302,32 @@ func (f *Follower) lookLocked(ctx context.Context) (news bool, err error) {
 	return now != before, nil
 }
 
+func (f *Follower) failed(err error) {
+	if f.events.LookFailed != nil && !errors.Is(err, context.Canceled) {
+		f.events.LookFailed(err)
+	}
+}
+
+// reopen is what a heartbeat that found another database leads to: the history
+// is lost, and the heartbeat is tried with what is there now.
+func (f *Follower) reopen(ctx context.Context) error {
+	if !f.lost {
+		f.loseHistory("the database was replaced")
+	}
+	opening, cancel := context.WithTimeout(ctx, f.cfg.Load().LookTimeout)
+	defer cancel()
+	if err := f.journal.Reopen(opening); err != nil {
+		return fmt.Errorf("reopening the store: %w", err)
+	}
+	return f.awaitBeat(ctx)
+}
+
 func (f *Follower) lookOnce(ctx context.Context) error {
 	began := f.now()
 	ctx, cancel := context.WithTimeout(ctx, f.cfg.Load().LookTimeout)
 	defer cancel()
 	if err := f.look(ctx); err != nil {
-		if f.events.LookFailed != nil && !errors.Is(err, context.Canceled) {
-			f.events.LookFailed(err)
-		}
+		f.failed(err)
 		return err
 	}
 	f.mu.Lock()
@@ -389,6 +420,11 @@ func (f *Follower) isBooted() bool {
 // startOver forgets everything and starts as at boot, under a new epoch, so
 // that nothing read before is ever used again.
 func (f *Follower) startOver(ctx context.Context, why string) error {
+	f.loseHistory(why)
+	return f.recover(ctx)
+}
+
+func (f *Follower) loseHistory(why string) {
 	f.mu.Lock()
 	f.lost, f.lostEpoch = true, f.epoch
 	f.booted, f.cursor, f.hist = false, 0, newHistory()
@@ -398,7 +434,6 @@ func (f *Follower) startOver(ctx context.Context, why string) error {
 	if f.events.LostHistory != nil {
 		f.events.LostHistory(why)
 	}
-	return f.recover(ctx)
 }
 
 // recover goes through all of starting over. A step that fails is tried again

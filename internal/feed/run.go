@@ -3,6 +3,7 @@ package feed
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
@@ -16,6 +17,9 @@ const (
 	maxBellGap = 320 * time.Millisecond
 	// ackGap is the least time between two acknowledgements.
 	ackGap = 100 * time.Millisecond
+	// unwrittenLook is how old the last look may be, or two poll intervals, while
+	// heartbeats can't be written: others may have given this node up.
+	unwrittenLook = 2 * time.Second
 	// beatRetry is how soon a heartbeat that was not confirmed is tried again.
 	beatRetry = time.Second
 )
@@ -112,10 +116,17 @@ func (f *Follower) awaitBeat(ctx context.Context) error {
 	if !lapsed() {
 		return nil
 	}
-	if err := f.beatIf(ctx, lapsed); !errors.Is(err, auth.ErrNotWritable) {
+	if err := f.beatIf(ctx, lapsed); !f.excused(err) {
 		return err
 	}
 	return nil
+}
+
+// excused reports whether a heartbeat that failed is no reason for doubt: the
+// store can't be written, so nobody changes it, and what is read is the newest.
+// One that only this node may not write is none, unless it could before.
+func (f *Follower) excused(err error) bool {
+	return errors.Is(err, auth.ErrNotWritable) && (!errors.Is(err, auth.ErrForbidden) || f.trust.everTold())
 }
 
 // Beat tells the store what this node has applied. A heartbeat that could not
@@ -137,18 +148,22 @@ func (f *Follower) beatIf(ctx context.Context, needed func() bool) error {
 		return ctx.Err()
 	}
 	defer func() { <-f.beating }()
+	if f.trust.isClosed() {
+		return fmt.Errorf("this node has ended: %w", auth.ErrUnavailable)
+	}
 	if !needed() {
 		return nil
 	}
 	node := f.applied()
 	node.MaxStaleness = cfg.MaxStaleness
 	began := f.now()
+	f.trust.tell(cfg.MaxStaleness)
 	err := f.journal.Beat(ctx, node)
 	if err != nil && f.events.BeatFailed != nil && !errors.Is(err, context.Canceled) {
 		f.events.BeatFailed(err)
 	}
-	if err == nil || errors.Is(err, auth.ErrNotWritable) {
-		f.trust.confirmed(began, f.now(), cfg.MaxStaleness)
+	if err == nil || f.excused(err) {
+		f.trust.confirmed(began, f.now(), cfg.MaxStaleness, err == nil)
 	}
 	return err
 }

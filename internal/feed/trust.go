@@ -13,10 +13,12 @@ import (
 // may have waited for this gateway (design 4.6, Trust).
 type trustClock struct {
 	look, beat clock
-	told       atomic.Int64 // the max_staleness that the last heartbeat told, nanoseconds
+	told       atomic.Int64 // the max_staleness that the store was told last, nanoseconds; 0: it never was
+	unwritten  atomic.Bool  // the last heartbeat could not be written, which did not end trust
 
-	mu  sync.Mutex // held by whoever writes
-	era uint64     // counts the lapses
+	mu     sync.Mutex // held by whoever writes
+	era    uint64     // counts the lapses
+	closed bool       // nothing is trusted any more
 }
 
 func newTrustClock(now time.Time) *trustClock {
@@ -24,11 +26,20 @@ func newTrustClock(now time.Time) *trustClock {
 }
 
 // young reports whether both clocks are younger than most, and than what the
-// store was told, which is what others go by. The heartbeat is read first: it
-// is set after the look was lapsed.
-func (t *trustClock) young(now time.Time, most time.Duration) bool {
-	most = min(most, time.Duration(t.told.Load()))
-	return t.beat.age(now) < most && t.look.age(now) < most
+// store was told, which is what others go by. While heartbeats can't be written
+// looks must be younger than unwrittenMost. The heartbeat is read first: it is
+// set after the look was lapsed.
+func (t *trustClock) young(now time.Time, most, unwrittenMost time.Duration) bool {
+	if told := time.Duration(t.told.Load()); told > 0 {
+		most = min(most, told)
+	}
+	if t.beat.age(now) >= most {
+		return false
+	}
+	if t.unwritten.Load() {
+		most = min(most, unwrittenMost)
+	}
+	return t.look.age(now) < most
 }
 
 // begin returns what looked must be given.
@@ -49,17 +60,51 @@ func (t *trustClock) looked(began time.Time, era uint64) bool {
 	return true
 }
 
-// confirmed counts a heartbeat that was confirmed at now. If the one before
-// it was too old by then, looks begun so far don't count.
-func (t *trustClock) confirmed(began, now time.Time, most time.Duration) {
+// tell notes what the store is about to be told, if that is less than before:
+// whether the heartbeat is confirmed or not, others may go by it.
+func (t *trustClock) tell(most time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.beat.age(now) >= min(most, time.Duration(t.told.Load())) {
+	if told := t.told.Load(); told > int64(most) {
+		t.told.Store(int64(most))
+	}
+}
+
+// confirmed counts a heartbeat that was confirmed at now, or that could not be
+// written where that is no reason for doubt. If the one before it was too old
+// by then, looks begun so far don't count.
+func (t *trustClock) confirmed(began, now time.Time, most time.Duration, written bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return
+	}
+	if told := time.Duration(t.told.Load()); t.beat.age(now) >= most || told > 0 && t.beat.age(now) >= told {
 		t.era++
 		t.look.lapse()
 	}
-	t.told.Store(int64(most))
+	t.unwritten.Store(!written)
+	if written {
+		t.told.Store(int64(most))
+	}
 	t.beat.set(began)
+}
+
+// everTold reports whether the store was ever told that this node is there.
+func (t *trustClock) everTold() bool { return t.told.Load() > 0 }
+
+// close ends trust for good.
+func (t *trustClock) close() {
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	t.lapse()
+}
+
+func (t *trustClock) isClosed() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.closed
 }
 
 // lapse ends trust until a heartbeat and then a look.

@@ -74,8 +74,8 @@ type Acknowledged struct {
 type Missing struct {
 	ID, Name string
 	// RefusesBy is when it stops to let anybody in on what it knew before the
-	// change, if it does not learn of it until then; unix milliseconds by the
-	// store's clock.
+	// change, if it does not learn of it until then: its last good look began
+	// before the change. Unix milliseconds by the store's clock.
 	RefusesBy int64
 }
 
@@ -111,6 +111,9 @@ func (m *Manager) Wait(ctx context.Context) (Acknowledged, error) {
 	}
 	for pause := waitFirst; ; pause = min(2*pause, waitMost) {
 		done, err := w.look(ctx)
+		if err != nil && w.missing != nil && errors.Is(err, auth.ErrUnavailable) {
+			err = nil // it answered before, and may again
+		}
 		if err != nil || done {
 			w.ack.Took = time.Since(began)
 			return w.ack, err
@@ -160,9 +163,6 @@ type waiter struct {
 func (w *waiter) look(ctx context.Context) (done bool, err error) {
 	f, err := w.db.Fleet(ctx, w.point)
 	if err != nil {
-		if w.missing != nil && ctx.Err() != nil {
-			return false, w.missing
-		}
 		return false, err
 	}
 	if f.Head.Epoch != w.point.Epoch || !f.There {
@@ -179,7 +179,7 @@ func (w *waiter) look(ctx context.Context) (done bool, err error) {
 		}
 		missing.Of++
 		if !n.Applied(w.point.Seq) {
-			missing.Missing = append(missing.Missing, Missing{n.ID, n.Name, min(n.HeartbeatAt, w.since) + n.MaxStaleness.Milliseconds()})
+			missing.Missing = append(missing.Missing, Missing{n.ID, n.Name, w.since + n.MaxStaleness.Milliseconds()})
 		}
 	}
 	if len(missing.Missing) > 0 {

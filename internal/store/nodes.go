@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"time"
 
@@ -18,8 +17,8 @@ const queryBeat = `INSERT INTO nodes (id, name, version, started_at, heartbeat_a
 	ON CONFLICT (id) DO UPDATE SET version = $3, heartbeat_at = $4, max_staleness = $5, seq = $6, row = $7`
 
 // Beat writes that a gateway is there and what it has applied. Its times are
-// the store's clock. A store that can be read but not written is
-// auth.ErrNotWritable; auth.ErrReplaced if it was exchanged.
+// the store's clock. Errors: auth.ErrReplaced if the store was exchanged,
+// auth.ErrNotWritable with auth.ErrUnavailable if it is full or read-only.
 func (d *DB) Beat(ctx context.Context, n auth.Node) error {
 	c := d.current()
 	if c.Current != nil {
@@ -31,10 +30,7 @@ func (d *DB) Beat(ctx context.Context, n auth.Node) error {
 		_, err := tx.ExecContext(ctx, queryBeat, n.ID, n.Name, n.Version, now, n.MaxStaleness.Milliseconds(), n.Seq, n.Row[:])
 		return err
 	})
-	if err = d.wrap("writing a heartbeat", err); errors.Is(err, auth.ErrUnavailable) && d.backend.AlwaysCurrent() {
-		return fmt.Errorf("%w: %w", auth.ErrNotWritable, err)
-	}
-	return err
+	return d.wrap("writing a heartbeat", err)
 }
 
 // Leave removes a gateway that has ended, so that nobody waits for it.
@@ -76,8 +72,7 @@ type Member struct {
 	auth.Node
 	// Known says that the journal's row at Seq is the one that was applied. If
 	// not, the acknowledgement is of a history that was undone.
-	Known  bool
-	Behind int64 // journal rows that it has not applied
+	Known bool
 }
 
 // Applied reports whether the gateway has applied the row at seq of the
@@ -120,9 +115,15 @@ func (d *DB) Fleet(ctx context.Context, p auth.Point) (Fleet, error) {
 	return f, d.wrap("reading the nodes", err)
 }
 
+// Behind counts the journal rows above seq.
+func (d *DB) Behind(ctx context.Context, seq int64) (int64, error) {
+	var n int64
+	err := d.current().Read.QueryRowContext(ctx, `SELECT COUNT(*) FROM journal WHERE seq > $1`, seq).Scan(&n)
+	return n, d.wrap("counting journal rows", err)
+}
+
 const queryMembers = `SELECT n.id, n.name, n.version, n.started_at, n.heartbeat_at, n.max_staleness, n.seq, n.row,
-	EXISTS (SELECT 1 FROM journal j WHERE j.seq = n.seq AND j.id = n.row), (SELECT COUNT(*) FROM journal j WHERE j.seq > n.seq)
-	FROM nodes n ORDER BY n.started_at, n.id`
+	EXISTS (SELECT 1 FROM journal j WHERE j.seq = n.seq AND j.id = n.row) FROM nodes n ORDER BY n.started_at, n.id`
 
 func (f *Fleet) readMembers(ctx context.Context, tx *sql.Tx) error {
 	rows, err := tx.QueryContext(ctx, queryMembers)
@@ -134,7 +135,7 @@ func (f *Fleet) readMembers(ctx context.Context, tx *sql.Tx) error {
 		var m Member
 		var staleness int64
 		var row []byte
-		if err := rows.Scan(&m.ID, &m.Name, &m.Version, &m.StartedAt, &m.HeartbeatAt, &staleness, &m.Seq, &row, &m.Known, &m.Behind); err != nil {
+		if err := rows.Scan(&m.ID, &m.Name, &m.Version, &m.StartedAt, &m.HeartbeatAt, &staleness, &m.Seq, &row, &m.Known); err != nil {
 			return err
 		}
 		m.MaxStaleness = time.Duration(staleness) * time.Millisecond

@@ -40,10 +40,9 @@ type Backend interface {
 	// Now is the store's clock in unix milliseconds, the same for everybody who
 	// uses the store.
 	Now(ctx context.Context, tx *sql.Tx) (int64, error)
-	// AlwaysCurrent reports whether whoever can read the store reads the newest
-	// there is, so that nobody can be cut off from changes and read on.
-	AlwaysCurrent() bool
-	// Classify wraps a driver's error in the auth error kind it means.
+	// Classify wraps a driver's error in the auth error kind it means. Only a
+	// store of which everybody reads the newest there is may say
+	// auth.ErrNotWritable.
 	Classify(err error) error
 }
 

@@ -6,6 +6,7 @@ package stream
 
 import (
 	"context"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -26,8 +27,8 @@ const (
 type Request interface {
 	// Identity is what it was let in with. It must not change any more.
 	Identity() *auth.Identity
-	// End ends it. It is called once, before Remove has returned, and must not
-	// block.
+	// End ends it. It is called at most once, perhaps after Remove: then it must
+	// do nothing.
 	End(reason string)
 }
 
@@ -37,12 +38,20 @@ type Request interface {
 type Stream struct {
 	fp       auth.Fingerprint
 	notAfter int64 // when the credential expires, as far as known
-	began    int64 // unix milliseconds; 0: it is a stream from its beginning
+	began    int64 // on the registry's clock, milliseconds; 0: it is a stream from its beginning
 	// All that follows is guarded by the shard's lock.
 	place   int32 // in the shard's list, + 1; 0: not there
 	ended   bool
 	doubted bool // a change named it: its credential must be verified again
 }
+
+// Unseen is what to give to Add if nobody knows which changes were applied
+// before the credential was verified: it is verified again.
+const Unseen = math.MaxUint64
+
+// Name keeps a credential's fingerprint for a later Add; Named returns it.
+func (s *Stream) Name(fp auth.Fingerprint) { s.fp = fp }
+func (s *Stream) Named() auth.Fingerprint  { return s.fp }
 
 // Verifier verifies a credential again.
 type Verifier interface {
@@ -60,6 +69,8 @@ const (
 	// checkers bounds how many credentials are verified again at a time.
 	checkers     = 4
 	checkTimeout = 5 * time.Second
+	// againAfter is how soon what is still doubted is verified once more.
+	againAfter = 100 * time.Millisecond
 	// Grace is how long a request may take that is let in before its credential
 	// ends: most are answered by then and are no streams.
 	Grace = 500 * time.Millisecond
@@ -68,6 +79,8 @@ const (
 // Registry holds the requests under way. It is safe for concurrent use.
 type Registry struct {
 	verifier Verifier
+	start    time.Time // its clock's zero; no change of the wall clock moves it
+	checking atomic.Bool
 	shards   [shardCount]shard
 	changes  atomic.Uint64 // counts the changes that were applied
 	count    atomic.Int64
@@ -90,7 +103,7 @@ type underWay struct {
 
 // NewRegistry returns an empty registry.
 func NewRegistry(v Verifier) *Registry {
-	return &Registry{verifier: v, doubts: make(chan struct{}, 1)}
+	return &Registry{verifier: v, start: time.Now(), doubts: make(chan struct{}, 1)}
 }
 
 // Changes is to be read before a credential is verified and given to Add: a
@@ -102,7 +115,7 @@ func (r *Registry) Changes() uint64 { return r.changes.Load() }
 func (r *Registry) Add(s *Stream, q Request, fp auth.Fingerprint, began time.Time, seen uint64) {
 	s.fp, s.notAfter = fp, q.Identity().NotAfter
 	if !began.IsZero() {
-		s.began = began.UnixMilli()
+		s.began = r.clock(began)
 	}
 	sh := r.shard(fp)
 	sh.mu.Lock()
@@ -117,8 +130,7 @@ func (r *Registry) Add(s *Stream, q Request, fp auth.Fingerprint, began time.Tim
 	}
 }
 
-// Remove takes a request off that has ended. End is not called any more once
-// it has returned.
+// Remove takes a request off that has ended.
 func (r *Registry) Remove(s *Stream) {
 	sh := r.shard(s.fp)
 	sh.mu.Lock()
@@ -133,6 +145,9 @@ func (r *Registry) Remove(s *Stream) {
 	sh.list, s.place = sh.list[:last], 0
 	r.count.Add(-1)
 }
+
+// clock is a time on the registry's own clock, never 0.
+func (r *Registry) clock(t time.Time) int64 { return max(1, t.Sub(r.start).Milliseconds()) }
 
 // Len returns how many requests are under way.
 func (r *Registry) Len() int { return int(r.count.Load()) }
@@ -197,17 +212,24 @@ func (r *Registry) EndAll(reason string) {
 	}
 }
 
-// end ends the requests that which selects.
+// end ends the requests that which selects, without holding the lock.
 func (sh *shard) end(reason string, which func(underWay) bool) {
+	var doomed []Request
 	sh.mu.Lock()
-	defer sh.mu.Unlock()
 	for _, u := range sh.list {
 		if !u.ended && which(u) {
 			u.ended = true
-			u.request.End(reason)
+			doomed = append(doomed, u.request)
 		}
+	}
+	sh.mu.Unlock()
+	for _, q := range doomed {
+		q.End(reason)
 	}
 }
 
-// old reports whether a request has used up its grace.
-func (u underWay) old(unix int64) bool { return unix-u.began >= Grace.Milliseconds() }
+// old reports whether a request has used up its grace at a time of the
+// registry's clock.
+func (u underWay) old(clock int64) bool {
+	return u.began == 0 || clock-u.began >= Grace.Milliseconds()
+}

@@ -44,13 +44,31 @@ func (r *Registry) sweep(ctx context.Context, now time.Time) {
 		return
 	}
 	var doubted []auth.Fingerprint
-	unix := now.UnixMilli()
+	unix, clock := now.UnixMilli(), r.clock(now)
 	for i := range r.shards {
 		sh := &r.shards[i]
-		sh.end(auth.ReasonExpired.String(), func(u underWay) bool { return u.notAfter != 0 && unix >= u.notAfter && u.old(unix) })
+		sh.end(auth.ReasonExpired.String(), func(u underWay) bool { return u.notAfter != 0 && unix >= u.notAfter && u.old(clock) })
 		doubted = append(doubted, sh.doubted()...)
 	}
-	r.verifyAgain(ctx, doubted)
+	if len(doubted) == 0 || !r.checking.CompareAndSwap(false, true) {
+		return // what is doubted now is looked at when this round has ended
+	}
+	r.done.Go(func() { // a store that hangs must not hold up what expires
+		r.verifyAgain(ctx, doubted)
+		r.checking.Store(false)
+		if ctx.Err() == nil && r.anyDoubted() {
+			time.AfterFunc(againAfter, r.poke)
+		}
+	})
+}
+
+func (r *Registry) anyDoubted() bool {
+	for i := range r.shards {
+		if len(r.shards[i].doubted()) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // doubted lists each credential once whose requests are doubted.
@@ -100,17 +118,14 @@ func (r *Registry) verifyOne(ctx context.Context, fp auth.Fingerprint) {
 	v := r.verifier.VerifyAgain(ctx, fp, time.Now())
 	switch v.Outcome {
 	case auth.Deny:
-		unix, young := time.Now().UnixMilli(), false
+		clock := r.clock(time.Now())
 		sh.end(v.Reason.String(), func(u underWay) bool {
-			if u.fp == fp && !u.old(unix) {
-				u.doubted, young = true, true
+			if u.fp == fp && !u.old(clock) {
+				u.doubted = true // it is looked at again soon
 				return false
 			}
 			return u.fp == fp
 		})
-		if young {
-			time.AfterFunc(Grace, r.poke)
-		}
 	case auth.Allow:
 		sh.each(fp, func(s *Stream) { s.notAfter = v.Identity.NotAfter })
 	default:

@@ -24,12 +24,13 @@ import (
 // requests are still open, by their X-Auth-Credential-Id and path.
 type longUpstream struct {
 	*httptest.Server
+	goOn chan struct{} // closed to let /slowly answer
 	mu   sync.Mutex
 	open map[string]int
 }
 
 func startLong(t *testing.T) *longUpstream {
-	u := &longUpstream{open: map[string]int{}}
+	u := &longUpstream{open: map[string]int{}, goOn: make(chan struct{})}
 	u.Server = httptest.NewUnstartedServer(http.HandlerFunc(u.serve))
 	u.Config.Protocols = new(http.Protocols)
 	u.Config.Protocols.SetHTTP1(true)
@@ -63,7 +64,10 @@ func (u *longUpstream) serve(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, "go on\n")
 		_ = control.Flush()
 		_, _ = io.Copy(io.Discard, r.Body)
-	case "/socket":
+	case "/socket", "/slowly":
+		if r.URL.Path == "/slowly" {
+			<-u.goOn
+		}
 		conn, rw, err := control.Hijack()
 		if err != nil {
 			return
@@ -343,4 +347,61 @@ func TestStreams_NobodyCanTell(t *testing.T) {
 	if err := os.Rename(path+".away", path); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestStreams_NoWayAround: what a client can do, and an upstream that takes its
+// time, don't keep a stream open.
+func TestStreams_NoWayAround(t *testing.T) {
+	u := startLong(t)
+	upstream := u.Listener.Addr().String()
+	g := start(t, options{raw: "http://{addr} {\nroute /late/* {\nauth\nerror 404\n}\nauth\nreverse_proxy " + upstream + " {\nflush_interval -1\n}\nhandle_errors {\nuri strip_prefix /late\nreverse_proxy " + upstream + " {\nflush_interval -1\n}\n}\n}"})
+	m := g.manager()
+	revoke := func(t *testing.T, k manage.Made) {
+		t.Helper()
+		if _, err := m.Revoke(context.Background(), []string{k.Key.ID}, "test"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Run("from the error routes", func(t *testing.T) {
+		k := g.key(manage.KeySpec{})
+		s := openStream(t, http.DefaultClient, "http://"+g.addr, "/late/events", k)
+		s.name = k.Key.ID + "/events"
+		revoke(t, k)
+		s.wantEnd(u, "from the error routes")
+	})
+	// A byte more than the request makes net/http stop watching the connection.
+	t.Run("a byte too many", func(t *testing.T) {
+		k := g.key(manage.KeySpec{})
+		conn, br := g.dial(t, "GET /slowly HTTP/1.1\r\nHost: "+g.addr+"\r\nX-API-Key: "+k.Text.Reveal()+
+			"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+		eventually(t, "the upstream has it", func() bool { return u.isOpen(k.Key.ID + "/slowly") })
+		if _, err := io.WriteString(conn, "x"); err != nil {
+			t.Fatal(err)
+		}
+		revoke(t, k)
+		eventually(t, "the key is refused", func() bool { return g.get("/x", "X-API-Key: "+k.Text.Reveal()).Status == 401 })
+		eventually(t, "the connection is cut", func() bool { _, err := conn.Write([]byte("y")); return err != nil })
+		close(u.goOn) // now the upstream agrees to the upgrade
+		if text, err := io.ReadAll(br); strings.Contains(string(text), "hello") {
+			t.Errorf("got %q, %v", text, err)
+		}
+		eventually(t, "the upstream's side ends", func() bool { return !u.isOpen(k.Key.ID + "/slowly") })
+	})
+}
+
+// dial opens a connection and writes to it.
+func (g *gateway) dial(t *testing.T, text string) (net.Conn, *bufio.Reader) {
+	t.Helper()
+	conn, err := net.Dial("tcp", g.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, text); err != nil {
+		t.Fatal(err)
+	}
+	return conn, bufio.NewReader(conn)
 }

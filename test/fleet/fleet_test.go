@@ -75,6 +75,7 @@ type fleet struct {
 	backend *sqlite.Backend
 	db      *store.DB
 	ops     *manage.Manager
+	bell    *bell // nil without Redis
 }
 
 type gateway struct {
@@ -215,16 +216,22 @@ func (f *fleet) operator() *manage.Manager {
 	}
 	c := redisx.New(opts)
 	f.t.Cleanup(c.Close)
-	m.SetBell(bell{c, cache.DefaultSharedPrefix + e.Channel("doorbell")})
+	f.bell = &bell{c: c, channel: cache.DefaultSharedPrefix + e.Channel("doorbell")}
+	m.SetBell(f.bell)
 	return m
 }
 
+// bell rings, and notes when it was asked to: right after a commit.
 type bell struct {
 	c       *redisx.Client
 	channel string
+	asked   time.Time
 }
 
-func (b bell) Ring(ctx context.Context) error { return b.c.Publish(ctx, b.channel) }
+func (b *bell) Ring(ctx context.Context) error {
+	b.asked = time.Now()
+	return b.c.Publish(ctx, b.channel)
+}
 
 func storeRing(t testing.TB, b *sqlite.Backend) *secret.Ring {
 	t.Helper()

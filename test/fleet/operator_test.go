@@ -78,11 +78,11 @@ func TestOperator_NodesAndWait(t *testing.T) {
 	began := time.Now()
 	_, errs, code := f.command("key", "revoke", k.Key.ID, "--wait", "--wait-timeout", "500ms")
 	if code != 1 || !strings.Contains(errs, "1 of 2 gateways have not applied the change") || !strings.Contains(errs, "refuses by itself from 20") ||
-		!strings.Contains(errs, "the change is made") || !strings.Contains(errs, "hint: run the command again") {
+		!strings.Contains(errs, "the change is made") || !strings.Contains(errs, "hint: to go on waiting: caddy-auth nodes --wait") {
 		t.Errorf("exit %d: %s", code, errs)
 	}
-	// Run again, it waits until that one is given up.
-	_, errs = f.must("key", "revoke", k.Key.ID, "--wait")
+	// It goes on waiting until that one is given up.
+	_, errs = f.must("nodes", "--wait")
 	if took := time.Since(began); took < 4*time.Second || !strings.Contains(errs, "all 1 live gateways") || !strings.Contains(errs, "fell silent and is not waited for any more") {
 		t.Errorf("after %s: %s", took, errs)
 	}
@@ -246,9 +246,19 @@ func TestOperator_DoorbellOverRedisFlag(t *testing.T) {
 	if !strings.Contains(out, "note: the doorbell was not rung") {
 		t.Errorf("%s", out)
 	}
-	cmd := child(t, "caddy-auth", f.dir, "key", "enable", k.Key.ID, "--store", at, "--redis", "redis://:hunter2@127.0.0.1:1/0")
-	text, err := cmd.CombinedOutput()
-	if err == nil || strings.Contains(string(text), "hunter2") || !strings.Contains(string(text), "{env.X}") {
-		t.Errorf("%v: %s", err, text)
+	for _, url := range []string{
+		"redis://:hunter2@127.0.0.1:1/0", "bogus://u:hunter2@h", "redis://u:hunter2%zz@h:6379/0", "redis://u:hunter2@h:6379/0?x=1", "redis://u:{hunter2@h/0",
+		"{env.NO_SUCH_VARIABLE}", "nonsense",
+	} {
+		cmd := child(t, "caddy-auth", f.dir, "key", "disable", k.Key.ID, "--store", at, "--redis", url)
+		text, _ := cmd.CombinedOutput()
+		if cmd.ProcessState.ExitCode() != 2 || strings.Contains(string(text), "hunter2") {
+			t.Errorf("%s: exit %d: %s", url, cmd.ProcessState.ExitCode(), text)
+		}
 	}
+	if row, err := f.db.KeyByID(t.Context(), k.Key.ID); err != nil || row.DisabledAt != 0 {
+		t.Errorf("a command with a bad flag changed something: %v", err)
+	}
+	t.Setenv("FLEET_REDIS_PASSWORD", "hunter2")
+	run("key", "disable", k.Key.ID, "--store", at, "--redis", "redis://u:{env.FLEET_REDIS_PASSWORD}@127.0.0.1:1/0")
 }

@@ -49,8 +49,12 @@ func (m *measured) want(t *testing.T, bound time.Duration) {
 	t.Helper()
 	t.Logf("%d revocations; from the commit to the last request let in: p50 %s, p99 %s, max %s; --wait: p50 %s, p99 %s, max %s", len(m.after),
 		quantile(m.after, .5), quantile(m.after, .99), quantile(m.after, 1), quantile(m.waits, .5), quantile(m.waits, .99), quantile(m.waits, 1))
-	if p99 := quantile(m.after, .99); soak() && p99 > bound {
-		t.Errorf("p99 %s, want at most %s", p99, bound)
+	most := bound
+	if !soak() {
+		most *= 3
+	}
+	if p99 := quantile(m.after, .99); p99 > most {
+		t.Errorf("p99 %s, want at most %s", p99, most)
 	}
 	if p50 := quantile(m.after, .5); p50 > bound {
 		t.Errorf("p50 %s, want at most %s", p50, bound)
@@ -99,6 +103,9 @@ func revokeInProcess(t *testing.T, f *fleet, k manage.Made) (committed, waited t
 		t.Fatal(err)
 	}
 	committed = time.Now()
+	if f.bell != nil {
+		committed = f.bell.asked
+	}
 	ack, err := f.ops.Wait(ctx)
 	waited = time.Now()
 	if err != nil || ack.Nodes != len(f.gateways) {

@@ -301,6 +301,9 @@ func (m *machine) catchUp() {
 		n.look()
 		n.knows(m.o.restores)
 		n.do(func() { m.w.must(n.follower.Beat(m.w.t.Context())) })
+		if !n.follower.Trusted(n.clock()) && m.o.verdict == "" {
+			m.o.verdict = n.name + " does not trust after a good look and heartbeat"
+		}
 	}
 	m.wait()
 }

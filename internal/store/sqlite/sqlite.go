@@ -190,9 +190,6 @@ func (b *Backend) BeginWrite(ctx context.Context, db *sql.DB) (*sql.Tx, error) {
 // Now implements store.Backend: all who use a file share one machine's clock.
 func (b *Backend) Now(context.Context, *sql.Tx) (int64, error) { return store.Millis(time.Now()), nil }
 
-// AlwaysCurrent implements store.Backend: there is only the one file.
-func (b *Backend) AlwaysCurrent() bool { return true }
-
 // Classify implements store.Backend.
 func (b *Backend) Classify(err error) error {
 	var e *sqlite.Error
@@ -213,9 +210,9 @@ func (b *Backend) Classify(err error) error {
 	case sqlitelib.SQLITE_CONSTRAINT:
 		return errors.Join(auth.ErrConflict, err)
 	case sqlitelib.SQLITE_READONLY:
-		return auth.WithHint(fmt.Errorf("%s: %w: %w", b.path, auth.ErrUnavailable, err), "the file and its directory must be writable")
+		return auth.WithHint(fmt.Errorf("%s: %w, %w, %w: %w", b.path, auth.ErrUnavailable, auth.ErrNotWritable, auth.ErrForbidden, err), "the file and its directory must be writable")
 	case sqlitelib.SQLITE_FULL:
-		return auth.WithHint(fmt.Errorf("%s: %w: %w", b.path, auth.ErrUnavailable, err), "the disk is full")
+		return auth.WithHint(fmt.Errorf("%s: %w, %w: %w", b.path, auth.ErrUnavailable, auth.ErrNotWritable, err), "the disk is full")
 	}
 	return fmt.Errorf("%s: %w: %w", b.path, auth.ErrUnavailable, err)
 }
