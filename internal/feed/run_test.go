@@ -239,3 +239,55 @@ func TestLook_WaitsForAnotherWithItsContext(t *testing.T) {
 		}
 	})
 }
+
+// TestTrust_NotWritable: a store that is full changes for nobody; one that only
+// this node may not write can change without it.
+func TestTrust_NotWritable(t *testing.T) {
+	full, forbidden := auth.ErrNotWritable, errors.Join(auth.ErrNotWritable, auth.ErrForbidden)
+	j := &fakeJournal{beatErr: full}
+	started(t, j, fastC, feed.Events{}, func(f *feed.Follower) {
+		if !f.Trusted(time.Now()) {
+			t.Error("a gateway that starts on a full disk is not trusted")
+		}
+		// Others may have given it up: its looks must be young.
+		j.set(func() { j.err = errors.New("away") })
+		time.Sleep(3 * time.Second)
+		if f.Trusted(time.Now()) {
+			t.Error("neither heartbeat nor look, and trusted")
+		}
+	})
+	j = &fakeJournal{beatErr: forbidden}
+	started(t, j, fastC, feed.Events{}, func(f *feed.Follower) {
+		time.Sleep(5 * time.Second)
+		if f.Trusted(time.Now()) {
+			t.Error("trusted, and nobody can know that it is there")
+		}
+		j.set(func() { j.beatErr = nil })
+		time.Sleep(2 * time.Second)
+		j.set(func() { j.beatErr = forbidden }) // remounted read-only
+		time.Sleep(5 * fastC.MaxStaleness)
+		if !f.Trusted(time.Now()) {
+			t.Error("a store that became read-only ended trust")
+		}
+	})
+}
+
+// TestRetire: what is still under way when a node ends brings it back neither
+// to trust nor into the list of nodes.
+func TestRetire(t *testing.T) {
+	j := &fakeJournal{}
+	started(t, j, fastC, feed.Events{}, func(f *feed.Follower) {
+		f.Stop()
+		f.Retire()
+		beats := len(j.beats)
+		if err := f.LookSoon(context.Background()); err == nil {
+			t.Error("looked")
+		}
+		if err := f.Beat(context.Background()); err == nil || len(j.beats) != beats {
+			t.Error("wrote a heartbeat")
+		}
+		if f.Trusted(time.Now()) {
+			t.Error("trusted")
+		}
+	})
+}
