@@ -117,7 +117,7 @@ const (
 // follow keeps what it takes to end the request, at no cost before that: the
 // connection on HTTP/1, the writer otherwise. HTTP/3 needs a context of its
 // own.
-func (c *caller) follow(w http.ResponseWriter, r *http.Request, fp auth.Fingerprint, began time.Time, seen uint64) *http.Request {
+func (c *caller) follow(w http.ResponseWriter, r *http.Request, fp auth.Fingerprint, began time.Time, seen uint64) {
 	if len(r.Header["Upgrade"]) > 0 || r.Method == http.MethodConnect {
 		began = time.Time{} // no answer to wait for
 	}
@@ -129,10 +129,10 @@ func (c *caller) follow(w http.ResponseWriter, r *http.Request, fp auth.Fingerpr
 		}
 	case r.ProtoMajor > 2:
 		ctx, cancel := context.WithCancel(r.Context())
-		c.cut, r = &cancelledWriter{w, cancel}, r.WithContext(ctx)
+		c.cut = &cancelledWriter{w, cancel}
+		*r = *r.WithContext(ctx) // in place: the error routes get this request
 	}
 	c.handler.app.rt.streams.Add(&c.Stream, c, fp, began, seen)
-	return r
 }
 
 // cancelledWriter is a writer that knows how to cancel its request.
@@ -154,15 +154,17 @@ func (c *caller) unfollow() {
 }
 
 // serveFollowed calls the next handler for a request that is followed. If it
-// returns an error, the error routes may answer at length.
-func (c *caller) serveFollowed(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (err error) {
-	ctx := r.Context()
+// returns an error, the error routes may answer at length. whole is the
+// request's context, which ends with it.
+func (c *caller) serveFollowed(whole context.Context, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (err error) {
 	defer func() {
-		if err != nil {
-			context.AfterFunc(ctx, c.unfollow)
+		if err == nil {
+			c.unfollow()
 			return
 		}
-		c.unfollow()
+		rt := c.handler.app.rt
+		rt.enter()
+		context.AfterFunc(whole, func() { c.unfollow(); rt.leave() })
 	}()
 	return next.ServeHTTP(w, r)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -116,7 +117,7 @@ func (t *target) redis(cmd *cobra.Command) (*RedisConfig, error) {
 	if named == "" {
 		return conf, nil
 	}
-	if plainPassword.MatchString(named) {
+	if hasPassword(named) {
 		return nil, auth.WithHint(usagef("--redis: the password stands in the command line, where others can read it"), "put it into the environment: --redis {env.X}, or redis://user:{env.X}@host")
 	}
 	over := RedisConfig{URL: named}
@@ -129,5 +130,20 @@ func (t *target) redis(cmd *cobra.Command) (*RedisConfig, error) {
 	return &over, nil
 }
 
-// plainPassword is user information with a password that is no placeholder.
-var plainPassword = regexp.MustCompile(`//[^/@]*:[^{@][^@]*@|//[^/@]*:\{[^}]*[^}@]@`)
+var placeholder = regexp.MustCompile(`\{[^{}]*\}`)
+
+// hasPassword reports whether user information in a URL, or in what is meant
+// to be one, holds a password beside placeholders.
+func hasPassword(url string) bool {
+	rest := placeholder.ReplaceAllString(url, "")
+	at := strings.LastIndexByte(rest, '@')
+	if at < 0 {
+		return false
+	}
+	rest = rest[:at]
+	if _, after, ok := strings.Cut(rest, "//"); ok {
+		rest = after
+	}
+	_, password, ok := strings.Cut(rest, ":")
+	return ok && password != ""
+}

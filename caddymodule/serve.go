@@ -67,8 +67,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		c.Name(fp) // a later handler may mind
 		return next.ServeHTTP(w, r)
 	}
-	r = c.follow(w, r, fp, now, seen)
-	return c.serveFollowed(w, r, next)
+	whole := r.Context()
+	c.follow(w, r, fp, now, seen)
+	return c.serveFollowed(whole, w, r, next)
 }
 
 func (h *Handler) passAnonymous(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, public bool) error {
@@ -114,8 +115,9 @@ func (h *Handler) again(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 		}
 	}
 	if c.verified && c.cut == nil && h.Streams != "detached" {
-		r = c.follow(w, r, c.Named(), time.Now(), stream.Unseen)
-		return c.serveFollowed(w, r, next)
+		whole := r.Context()
+		c.follow(w, r, c.Named(), time.Now(), stream.Unseen)
+		return c.serveFollowed(whole, w, r, next)
 	}
 	return next.ServeHTTP(w, r)
 }

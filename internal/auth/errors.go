@@ -20,9 +20,6 @@ var (
 	// there is, but it can't be written now: it is full or read-only. It comes
 	// with ErrUnavailable.
 	ErrNotWritable = errors.New("not writable")
-	// ErrForbidden: this process may not do it; others may. It comes with one
-	// of the others.
-	ErrForbidden = errors.New("not permitted")
 	// ErrCorrupt: the store can be read but not understood; trying again won't help.
 	ErrCorrupt = errors.New("corrupt")
 	// ErrTooNew: the store was written by a newer release.

@@ -160,7 +160,7 @@ func (f *Follower) Node() auth.Node { return f.node }
 // Trusted reports whether cached verdicts may be used at now.
 func (f *Follower) Trusted(now time.Time) bool {
 	cfg := f.cfg.Load()
-	return f.trust.young(now, cfg.MaxStaleness, max(2*cfg.PollInterval, unwrittenLook))
+	return f.trust.young(now, cfg.MaxStaleness, 2*cfg.PollInterval+cfg.LookTimeout)
 }
 
 // Lapse ends trust until a heartbeat is confirmed and then a look is good.

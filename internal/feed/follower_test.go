@@ -27,6 +27,7 @@ type fakeJournal struct {
 	during    func() // called in Look, before it answers
 	beats     []auth.Node
 	beatErr   error
+	beatsGoOn bool   // err is not for heartbeats
 	beating   func() // called in Beat, before it is written
 	limit     int
 }
@@ -57,8 +58,11 @@ func (j *fakeJournal) point() auth.Point {
 }
 
 func (j *fakeJournal) Look(_ context.Context, cursor int64) (feed.Look, error) {
-	if j.during != nil {
-		j.during()
+	j.mu.Lock()
+	during := j.during
+	j.mu.Unlock()
+	if during != nil {
+		during()
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -127,7 +131,11 @@ func (j *fakeJournal) Beat(_ context.Context, n auth.Node) error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if err := errors.Join(j.err, j.beatErr); err != nil {
+	err := j.beatErr
+	if !j.beatsGoOn {
+		err = errors.Join(j.err, err)
+	}
+	if err != nil {
 		return err
 	}
 	j.beats = append(j.beats, n)

@@ -17,9 +17,6 @@ const (
 	maxBellGap = 320 * time.Millisecond
 	// ackGap is the least time between two acknowledgements.
 	ackGap = 100 * time.Millisecond
-	// unwrittenLook is how old the last look may be, or two poll intervals, while
-	// heartbeats can't be written: others may have given this node up.
-	unwrittenLook = 2 * time.Second
 	// beatRetry is how soon a heartbeat that was not confirmed is tried again.
 	beatRetry = time.Second
 )
@@ -123,10 +120,10 @@ func (f *Follower) awaitBeat(ctx context.Context) error {
 }
 
 // excused reports whether a heartbeat that failed is no reason for doubt: the
-// store can't be written, so nobody changes it, and what is read is the newest.
-// One that only this node may not write is none, unless it could before.
+// store has become full or read-only, and what is read is the newest. A node
+// that never could write is not excused: others may be able to.
 func (f *Follower) excused(err error) bool {
-	return errors.Is(err, auth.ErrNotWritable) && (!errors.Is(err, auth.ErrForbidden) || f.trust.everTold())
+	return errors.Is(err, auth.ErrNotWritable) && f.trust.everTold()
 }
 
 // Beat tells the store what this node has applied. A heartbeat that could not
@@ -162,8 +159,8 @@ func (f *Follower) beatIf(ctx context.Context, needed func() bool) error {
 	if err != nil && f.events.BeatFailed != nil && !errors.Is(err, context.Canceled) {
 		f.events.BeatFailed(err)
 	}
-	if err == nil || f.excused(err) {
-		f.trust.confirmed(began, f.now(), cfg.MaxStaleness, err == nil)
+	if (err == nil || f.excused(err)) && f.trust.confirmed(began, f.now(), cfg.MaxStaleness, err == nil) {
+		f.Ring() // only a look from now on counts
 	}
 	return err
 }

@@ -3,6 +3,7 @@ package feed_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -34,6 +35,15 @@ func (j *fakeJournal) set(edit func()) {
 	edit()
 }
 
+// onlyLooks makes j.err fail looks and not heartbeats.
+func (j *fakeJournal) onlyLooks() { j.set(func() { j.beatsGoOn = true }) }
+
+func (j *fakeJournal) count() (looks, beats int) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.looks, len(j.beats)
+}
+
 func (j *fakeJournal) lastBeat(t *testing.T) auth.Node {
 	t.Helper()
 	j.mu.Lock()
@@ -51,12 +61,12 @@ func TestTrust_NeedsAHeartbeat(t *testing.T) {
 			t.Fatal("not trusted at the start")
 		}
 		j.set(func() { j.beatErr = errors.New("away") })
-		looks := j.looks
+		looks, _ := j.count()
 		time.Sleep(fastC.MaxStaleness + time.Second)
 		if f.Trusted(time.Now()) {
 			t.Error("trusted although no heartbeat was confirmed")
 		}
-		if j.looks == looks {
+		if now, _ := j.count(); now == looks {
 			t.Error("no look was made: the test shows nothing")
 		}
 		j.set(func() { j.beatErr = nil })
@@ -103,15 +113,15 @@ func TestTrust_CountsFromTheLooksBeginning(t *testing.T) {
 
 func TestTrust_StoreThatCantBeWritten(t *testing.T) {
 	j := &fakeJournal{}
-	told := 0
-	started(t, j, fastC, feed.Events{BeatFailed: func(error) { told++ }}, func(f *feed.Follower) {
+	var told atomic.Int64
+	started(t, j, fastC, feed.Events{BeatFailed: func(error) { told.Add(1) }}, func(f *feed.Follower) {
 		j.set(func() { j.beatErr = auth.ErrNotWritable })
 		time.Sleep(10 * fastC.MaxStaleness)
 		if !f.Trusted(time.Now()) {
 			t.Error("a full disk ended trust")
 		}
-		if told < 10 {
-			t.Errorf("told %d times", told)
+		if told.Load() < 10 {
+			t.Errorf("told %d times", told.Load())
 		}
 	})
 }
@@ -147,10 +157,10 @@ func TestTrust_GoesByWhatTheStoreWasTold(t *testing.T) {
 
 func TestBeat_AcknowledgesWhatIsApplied(t *testing.T) {
 	j := &fakeJournal{}
-	var acked int64 // when the change was remembered and not dropped yet
+	var acked atomic.Int64 // when the change was remembered and not dropped yet
 	started(t, j, fastC, feed.Events{Remembered: func(c auth.Change) {
 		time.Sleep(300 * time.Millisecond) // heartbeats go on meanwhile
-		acked = max(acked, c.Seq-j.beats[len(j.beats)-1].Seq)
+		acked.Store(max(acked.Load(), c.Seq-j.lastBeat(t).Seq))
 	}}, func(f *feed.Follower) {
 		time.Sleep(time.Second)
 		if b := j.lastBeat(t); b.Seq != 1 || b.Row != j.rows[0].Row || b.ID != "node_1" || b.MaxStaleness != fastC.MaxStaleness {
@@ -162,12 +172,13 @@ func TestBeat_AcknowledgesWhatIsApplied(t *testing.T) {
 		if b := j.lastBeat(t); b.Seq != c.Seq || b.Row != c.Row {
 			t.Errorf("not acknowledged soon: %+v", b)
 		}
-		if acked != 1 {
+		if acked.Load() != 1 {
 			t.Error("acknowledged before it was dropped")
 		}
-		beats := len(j.beats)
+		_, beats := j.count()
 		time.Sleep(10 * fastC.MaxStaleness)
-		if n := len(j.beats) - beats; n < 95 || n > 105 {
+		_, after := j.count()
+		if n := after - beats; n < 95 || n > 105 {
 			t.Errorf("%d heartbeats in ten max_staleness, want ten each", n)
 		}
 	})
@@ -177,22 +188,23 @@ func TestBeat_AcknowledgesWhatIsApplied(t *testing.T) {
 // change is seen soon all the same.
 func TestRing_Flood(t *testing.T) {
 	j := &fakeJournal{}
-	var news, nothing int
+	var news, nothing atomic.Int64
 	started(t, j, fastC, feed.Events{Rung: func(n bool) {
 		if n {
-			news++
+			news.Add(1)
 		} else {
-			nothing++
+			nothing.Add(1)
 		}
 	}}, func(f *feed.Follower) {
-		before := j.looks
+		before, _ := j.count()
 		flood := func(d time.Duration) {
 			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(100 * time.Microsecond) {
 				f.Ring()
 			}
 		}
 		flood(10 * time.Second)
-		if n := j.looks - before; n > 60 {
+		looks, _ := j.count()
+		if n := looks - before; n > 60 {
 			t.Errorf("%d looks in 10 s, one a second without the flood", n)
 		}
 		c := j.add(auth.Change{Kind: "key.revoke", Fingerprints: []auth.Fingerprint{fpA}})
@@ -200,8 +212,8 @@ func TestRing_Flood(t *testing.T) {
 		if cursor, _ := f.Position(); cursor != c.Seq {
 			t.Error("a change was not seen in the flood")
 		}
-		if news > 1 || nothing < 20 { // the poll may have been quicker
-			t.Errorf("rung with news %d, with nothing %d", news, nothing)
+		if news.Load() > 1 || nothing.Load() < 20 { // the poll may have been quicker
+			t.Errorf("rung with news %d, with nothing %d", news.Load(), nothing.Load())
 		}
 		// Without one, a bell is heard at once, and one after the other.
 		time.Sleep(fastC.PollInterval + 400*time.Millisecond)
@@ -240,23 +252,10 @@ func TestLook_WaitsForAnotherWithItsContext(t *testing.T) {
 	})
 }
 
-// TestTrust_NotWritable: a store that is full changes for nobody; one that only
-// this node may not write can change without it.
+// TestTrust_NotWritable: a store that has become full changes for nobody; of
+// one that this node never could write nobody knows.
 func TestTrust_NotWritable(t *testing.T) {
-	full, forbidden := auth.ErrNotWritable, errors.Join(auth.ErrNotWritable, auth.ErrForbidden)
-	j := &fakeJournal{beatErr: full}
-	started(t, j, fastC, feed.Events{}, func(f *feed.Follower) {
-		if !f.Trusted(time.Now()) {
-			t.Error("a gateway that starts on a full disk is not trusted")
-		}
-		// Others may have given it up: its looks must be young.
-		j.set(func() { j.err = errors.New("away") })
-		time.Sleep(3 * time.Second)
-		if f.Trusted(time.Now()) {
-			t.Error("neither heartbeat nor look, and trusted")
-		}
-	})
-	j = &fakeJournal{beatErr: forbidden}
+	j := &fakeJournal{beatErr: auth.ErrNotWritable}
 	started(t, j, fastC, feed.Events{}, func(f *feed.Follower) {
 		time.Sleep(5 * time.Second)
 		if f.Trusted(time.Now()) {
@@ -264,10 +263,44 @@ func TestTrust_NotWritable(t *testing.T) {
 		}
 		j.set(func() { j.beatErr = nil })
 		time.Sleep(2 * time.Second)
-		j.set(func() { j.beatErr = forbidden }) // remounted read-only
+		j.set(func() { j.beatErr = auth.ErrNotWritable })
 		time.Sleep(5 * fastC.MaxStaleness)
 		if !f.Trusted(time.Now()) {
-			t.Error("a store that became read-only ended trust")
+			t.Error("a store that became full ended trust")
+		}
+		// Others have given it up: its looks must be young.
+		j.set(func() { j.err, j.beatErr = errors.New("away"), nil })
+		j.onlyLooks()
+		j.set(func() { j.beatErr = auth.ErrNotWritable })
+		time.Sleep(8 * time.Second)
+		if f.Trusted(time.Now()) {
+			t.Error("neither heartbeat nor look, and trusted")
+		}
+	})
+}
+
+// TestTrust_WrittenAgain: a heartbeat that is written after others gave the
+// node up does not make looks count that began before it.
+func TestTrust_WrittenAgain(t *testing.T) {
+	j := &fakeJournal{}
+	started(t, j, fastC, feed.Events{}, func(f *feed.Follower) {
+		j.set(func() { j.beatErr = auth.ErrNotWritable })
+		time.Sleep(3 * fastC.MaxStaleness)
+		j.onlyLooks()
+		j.set(func() { j.err = errors.New("away") })
+		time.Sleep(8 * time.Second)
+		if f.Trusted(time.Now()) {
+			t.Fatal("trusted without a young look")
+		}
+		j.set(func() { j.beatErr = nil })
+		time.Sleep(2 * time.Second) // a heartbeat is written
+		if f.Trusted(time.Now()) {
+			t.Error("a heartbeat made an old look count")
+		}
+		j.set(func() { j.err = nil })
+		time.Sleep(2 * time.Second)
+		if !f.Trusted(time.Now()) {
+			t.Error("not trusted after a heartbeat and a look")
 		}
 	})
 }
@@ -279,12 +312,15 @@ func TestRetire(t *testing.T) {
 	started(t, j, fastC, feed.Events{}, func(f *feed.Follower) {
 		f.Stop()
 		f.Retire()
-		beats := len(j.beats)
+		_, beats := j.count()
 		if err := f.LookSoon(context.Background()); err == nil {
 			t.Error("looked")
 		}
-		if err := f.Beat(context.Background()); err == nil || len(j.beats) != beats {
-			t.Error("wrote a heartbeat")
+		if err := f.Beat(context.Background()); err == nil {
+			t.Error("beat")
+		}
+		if _, now := j.count(); now != beats {
+			t.Error("a heartbeat was written")
 		}
 		if f.Trusted(time.Now()) {
 			t.Error("trusted")

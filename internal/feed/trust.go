@@ -13,6 +13,7 @@ import (
 // may have waited for this gateway (design 4.6, Trust).
 type trustClock struct {
 	look, beat clock
+	written    clock        // the last heartbeat that was written; guarded by mu
 	told       atomic.Int64 // the max_staleness that the store was told last, nanoseconds; 0: it never was
 	unwritten  atomic.Bool  // the last heartbeat could not be written, which did not end trust
 
@@ -22,7 +23,7 @@ type trustClock struct {
 }
 
 func newTrustClock(now time.Time) *trustClock {
-	return &trustClock{look: clock{start: now}, beat: clock{start: now}}
+	return &trustClock{look: clock{start: now}, beat: clock{start: now}, written: clock{start: now}}
 }
 
 // young reports whether both clocks are younger than most, and than what the
@@ -30,9 +31,7 @@ func newTrustClock(now time.Time) *trustClock {
 // looks must be younger than unwrittenMost. The heartbeat is read first: it is
 // set after the look was lapsed.
 func (t *trustClock) young(now time.Time, most, unwrittenMost time.Duration) bool {
-	if told := time.Duration(t.told.Load()); told > 0 {
-		most = min(most, told)
-	}
+	most = min(most, time.Duration(t.told.Load()))
 	if t.beat.age(now) >= most {
 		return false
 	}
@@ -72,22 +71,26 @@ func (t *trustClock) tell(most time.Duration) {
 
 // confirmed counts a heartbeat that was confirmed at now, or that could not be
 // written where that is no reason for doubt. If the one before it was too old
-// by then, looks begun so far don't count.
-func (t *trustClock) confirmed(began, now time.Time, most time.Duration, written bool) {
+// by then, or one is written for the first time in so long, looks begun so far
+// don't count: reports whether that is so.
+func (t *trustClock) confirmed(began, now time.Time, most time.Duration, written bool) (lapsed bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
-		return
+		return false
 	}
-	if told := time.Duration(t.told.Load()); t.beat.age(now) >= most || told > 0 && t.beat.age(now) >= told {
+	limit := min(most, time.Duration(t.told.Load()))
+	if lapsed = t.beat.age(now) >= limit || written && t.written.age(now) >= limit; lapsed {
 		t.era++
 		t.look.lapse()
 	}
 	t.unwritten.Store(!written)
 	if written {
 		t.told.Store(int64(most))
+		t.written.set(began)
 	}
 	t.beat.set(began)
+	return lapsed
 }
 
 // everTold reports whether the store was ever told that this node is there.

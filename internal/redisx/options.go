@@ -54,6 +54,9 @@ func ParseURL(text string) (Options, error) {
 	default:
 		return Options{}, auth.Invalidf("not a Redis URL: unknown scheme: %s", want)
 	}
+	if u.Opaque != "" {
+		return Options{}, auth.Invalidf("not a Redis URL: %s", want)
+	}
 	if u.RawQuery != "" {
 		return Options{}, auth.Invalidf("a Redis URL takes no query here: use the block's subdirectives")
 	}

@@ -67,9 +67,9 @@ const (
 	// sweepEvery is how often expiry, trust and doubts are looked at.
 	sweepEvery = 500 * time.Millisecond
 	// checkers bounds how many credentials are verified again at a time.
-	checkers     = 4
-	checkTimeout = 5 * time.Second
-	// againAfter is how soon what is still doubted is verified once more.
+	checkers     = 16
+	checkTimeout = time.Second
+	// againAfter is how soon a request is looked at again that still has grace.
 	againAfter = 100 * time.Millisecond
 	// Grace is how long a request may take that is let in before its credential
 	// ends: most are answered by then and are no streams.

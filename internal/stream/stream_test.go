@@ -47,11 +47,17 @@ func (j *judge) say(fp auth.Fingerprint, v auth.Verdict) {
 type request struct {
 	stream.Stream
 	id    auth.Identity
+	mu    sync.Mutex
 	ended []string
 }
 
 func (r *request) Identity() *auth.Identity { return &r.id }
-func (r *request) End(reason string)        { r.ended = append(r.ended, reason) }
+
+func (r *request) End(reason string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended = append(r.ended, reason)
+}
 
 var (
 	fpA, fpB = auth.Fingerprint{1}, auth.Fingerprint{2}
@@ -77,6 +83,8 @@ func in(t *testing.T, test func(r *stream.Registry, j *judge, add func(fp auth.F
 func wantEnded(t *testing.T, q *request, reason, why string) {
 	t.Helper()
 	synctest.Wait()
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	if want := []string{reason}; reason == "" && len(q.ended) > 0 || reason != "" && !slices.Equal(q.ended, want) {
 		t.Errorf("%s: ended with %v, want %q", why, q.ended, reason)
 	}
@@ -217,8 +225,12 @@ func TestRegistry_ComingAndGoing(t *testing.T) {
 				r.Add(&q.Stream, q, fp, time.Time{}, r.Changes())
 				r.Applied(auth.Change{Fingerprints: []auth.Fingerprint{fp}})
 				r.Remove(&q.Stream)
-				if fp == fpA && len(q.ended) > 0 {
-					t.Error("a good one was ended")
+				if fp == fpA {
+					q.mu.Lock()
+					if len(q.ended) > 0 {
+						t.Error("a good one was ended")
+					}
+					q.mu.Unlock()
 				}
 			}
 		})

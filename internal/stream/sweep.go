@@ -2,7 +2,9 @@ package stream
 
 import (
 	"context"
+	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
@@ -54,21 +56,12 @@ func (r *Registry) sweep(ctx context.Context, now time.Time) {
 		return // what is doubted now is looked at when this round has ended
 	}
 	r.done.Go(func() { // a store that hangs must not hold up what expires
-		r.verifyAgain(ctx, doubted)
+		young := r.verifyAgain(ctx, doubted)
 		r.checking.Store(false)
-		if ctx.Err() == nil && r.anyDoubted() {
+		if young {
 			time.AfterFunc(againAfter, r.poke)
 		}
 	})
-}
-
-func (r *Registry) anyDoubted() bool {
-	for i := range r.shards {
-		if len(r.shards[i].doubted()) > 0 {
-			return true
-		}
-	}
-	return false
 }
 
 // doubted lists each credential once whose requests are doubted.
@@ -90,13 +83,19 @@ func (sh *shard) doubted() []auth.Fingerprint {
 	return out
 }
 
-func (r *Registry) verifyAgain(ctx context.Context, fps []auth.Fingerprint) {
+// verifyAgain verifies credentials, in any order, so that none waits behind the
+// same others in each round. It reports whether requests with grace are left.
+func (r *Registry) verifyAgain(ctx context.Context, fps []auth.Fingerprint) bool {
+	rand.Shuffle(len(fps), func(i, j int) { fps[i], fps[j] = fps[j], fps[i] })
+	var young atomic.Bool
 	var workers sync.WaitGroup
 	work := make(chan auth.Fingerprint)
 	for range min(checkers, len(fps)) {
 		workers.Go(func() {
 			for fp := range work {
-				r.verifyOne(ctx, fp)
+				if r.verifyOne(ctx, fp) {
+					young.Store(true)
+				}
 			}
 		})
 	}
@@ -105,11 +104,13 @@ func (r *Registry) verifyAgain(ctx context.Context, fps []auth.Fingerprint) {
 	}
 	close(work)
 	workers.Wait()
+	return young.Load()
 }
 
 // verifyOne ends the requests of a credential that does not hold any more. One
 // that can't be decided now is tried again at the next sweep, until trust ends.
-func (r *Registry) verifyOne(ctx context.Context, fp auth.Fingerprint) {
+// It reports whether requests with grace are left to be ended.
+func (r *Registry) verifyOne(ctx context.Context, fp auth.Fingerprint) (young bool) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	sh := r.shard(fp)
@@ -121,7 +122,7 @@ func (r *Registry) verifyOne(ctx context.Context, fp auth.Fingerprint) {
 		clock := r.clock(time.Now())
 		sh.end(v.Reason.String(), func(u underWay) bool {
 			if u.fp == fp && !u.old(clock) {
-				u.doubted = true // it is looked at again soon
+				u.doubted, young = true, true
 				return false
 			}
 			return u.fp == fp
@@ -131,6 +132,7 @@ func (r *Registry) verifyOne(ctx context.Context, fp auth.Fingerprint) {
 	default:
 		sh.each(fp, func(s *Stream) { s.doubted = true })
 	}
+	return young
 }
 
 // each calls visit for the requests of one credential.

@@ -354,7 +354,9 @@ func TestStreams_NobodyCanTell(t *testing.T) {
 func TestStreams_NoWayAround(t *testing.T) {
 	u := startLong(t)
 	upstream := u.Listener.Addr().String()
-	g := start(t, options{raw: "http://{addr} {\nroute /late/* {\nauth\nerror 404\n}\nauth\nreverse_proxy " + upstream + " {\nflush_interval -1\n}\nhandle_errors {\nuri strip_prefix /late\nreverse_proxy " + upstream + " {\nflush_interval -1\n}\n}\n}"})
+	https := freeAddr(t)
+	proxy := "reverse_proxy " + upstream + " {\nflush_interval -1\n}\n"
+	g := startTLS(t, https, "route /late/* {\nauth\nerror 404\n}\nauth\n"+proxy+"handle_errors {\nuri strip_prefix /late\n"+proxy+"}")
 	m := g.manager()
 	revoke := func(t *testing.T, k manage.Made) {
 		t.Helper()
@@ -362,13 +364,15 @@ func TestStreams_NoWayAround(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	t.Run("from the error routes", func(t *testing.T) {
-		k := g.key(manage.KeySpec{})
-		s := openStream(t, http.DefaultClient, "http://"+g.addr, "/late/events", k)
-		s.name = k.Key.ID + "/events"
-		revoke(t, k)
-		s.wantEnd(u, "from the error routes")
-	})
+	for protocol, c := range streamClients(t, g.addr, https) {
+		t.Run("from the error routes, "+protocol, func(t *testing.T) {
+			k := g.key(manage.KeySpec{})
+			s := openStream(t, c.client, c.base, "/late/events", k)
+			s.name = k.Key.ID + "/events"
+			revoke(t, k)
+			s.wantEnd(u, "from the error routes")
+		})
+	}
 	// A byte more than the request makes net/http stop watching the connection.
 	t.Run("a byte too many", func(t *testing.T) {
 		k := g.key(manage.KeySpec{})

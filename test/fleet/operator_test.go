@@ -248,6 +248,7 @@ func TestOperator_DoorbellOverRedisFlag(t *testing.T) {
 	}
 	for _, url := range []string{
 		"redis://:hunter2@127.0.0.1:1/0", "bogus://u:hunter2@h", "redis://u:hunter2%zz@h:6379/0", "redis://u:hunter2@h:6379/0?x=1", "redis://u:{hunter2@h/0",
+		"redis://u:@hunter2@h", "redis://u:{env.X}hunter2@h", "redis:u:hunter2@h",
 		"{env.NO_SUCH_VARIABLE}", "nonsense",
 	} {
 		cmd := child(t, "caddy-auth", f.dir, "key", "disable", k.Key.ID, "--store", at, "--redis", url)

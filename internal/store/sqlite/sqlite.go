@@ -210,9 +210,12 @@ func (b *Backend) Classify(err error) error {
 	case sqlitelib.SQLITE_CONSTRAINT:
 		return errors.Join(auth.ErrConflict, err)
 	case sqlitelib.SQLITE_READONLY:
-		return auth.WithHint(fmt.Errorf("%s: %w, %w, %w: %w", b.path, auth.ErrUnavailable, auth.ErrNotWritable, auth.ErrForbidden, err), "the file and its directory must be writable")
+		return auth.WithHint(fmt.Errorf("%s: %w, %w: %w", b.path, auth.ErrUnavailable, auth.ErrNotWritable, err), "the file and its directory must be writable")
 	case sqlitelib.SQLITE_FULL:
 		return auth.WithHint(fmt.Errorf("%s: %w, %w: %w", b.path, auth.ErrUnavailable, auth.ErrNotWritable, err), "the disk is full")
+	}
+	if e.Code()&0xff == sqlitelib.SQLITE_IOERR && onReadOnly(b.path) { // remounted under open connections
+		return auth.WithHint(fmt.Errorf("%s: %w, %w: %w", b.path, auth.ErrUnavailable, auth.ErrNotWritable, err), "its file system is read-only")
 	}
 	return fmt.Errorf("%s: %w: %w", b.path, auth.ErrUnavailable, err)
 }
