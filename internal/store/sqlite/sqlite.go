@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"modernc.org/sqlite"
@@ -214,7 +215,7 @@ func (b *Backend) Classify(err error) error {
 	case sqlitelib.SQLITE_FULL:
 		return auth.WithHint(fmt.Errorf("%s: %w, %w: %w", b.path, auth.ErrUnavailable, auth.ErrNotWritable, err), "the disk is full")
 	}
-	if e.Code()&0xff == sqlitelib.SQLITE_IOERR && onReadOnly(b.path) { // remounted under open connections
+	if e.Code()&0xff == sqlitelib.SQLITE_IOERR && b.onReadOnly() { // remounted under open connections
 		return auth.WithHint(fmt.Errorf("%s: %w, %w: %w", b.path, auth.ErrUnavailable, auth.ErrNotWritable, err), "its file system is read-only")
 	}
 	return fmt.Errorf("%s: %w: %w", b.path, auth.ErrUnavailable, err)
@@ -223,4 +224,16 @@ func (b *Backend) Classify(err error) error {
 func (b *Backend) dsn(params string) string {
 	u := url.URL{Scheme: "file", Opaque: (&url.URL{Path: b.path}).EscapedPath(), RawQuery: params}
 	return u.String() + "&mode=rw"
+}
+
+// onReadOnly reports whether the file system takes no writes at all. It tries
+// another file: closing the database's would drop SQLite's locks, and what the
+// system says of permissions need not be true after an error.
+func (b *Backend) onReadOnly() bool {
+	f, err := os.CreateTemp(filepath.Dir(b.path), filepath.Base(b.path)+".probe-*")
+	if err != nil {
+		return errors.Is(err, syscall.EROFS)
+	}
+	_ = errors.Join(f.Close(), os.Remove(f.Name())) // it could be made: that is the answer
+	return false
 }
