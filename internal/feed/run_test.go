@@ -282,10 +282,11 @@ func TestTrust_NotWritable(t *testing.T) {
 // TestTrust_WrittenAgain: a heartbeat that is written after others gave the
 // node up does not make looks count that began before it.
 func TestTrust_WrittenAgain(t *testing.T) {
-	j := &fakeJournal{}
-	started(t, j, fastC, feed.Events{}, func(f *feed.Follower) {
+	j, cfg := &fakeJournal{}, fastC
+	cfg.MaxStaleness = time.Minute
+	started(t, j, cfg, feed.Events{}, func(f *feed.Follower) {
 		j.set(func() { j.beatErr = auth.ErrNotWritable })
-		time.Sleep(3 * fastC.MaxStaleness)
+		time.Sleep(3 * cfg.MaxStaleness)
 		j.onlyLooks()
 		j.set(func() { j.err = errors.New("away") })
 		time.Sleep(8 * time.Second)
