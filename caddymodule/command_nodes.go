@@ -30,7 +30,8 @@ func nodesCommand() caddycmd.Command {
 		Short: "Lists the gateways that follow the store, and how far each has come",
 		Long: `Lists the gateways that follow the store: what they have applied of its journal, how many changes they
 are behind, and when they were heard of last. A live gateway is one that --wait waits for. One that ended
-cleanly is not listed; one that fell silent is "silent": it answers 503 by itself. With --wait it first waits
+cleanly is not listed; one that fell silent is "silent": it answers 503 by itself, unless the store is full or
+read-only, so that nobody can write to it, a heartbeat least of all. With --wait it first waits
 until every live gateway has applied all that was changed so far.`,
 		CobraFunc: func(cmd *cobra.Command) { single(cmd, nodes, waitFlags) },
 	}
