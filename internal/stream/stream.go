@@ -66,6 +66,8 @@ const (
 	shardCount = 64
 	// sweepEvery is how often expiry, trust and doubts are looked at.
 	sweepEvery = 500 * time.Millisecond
+	// staleFor is how long trust must be missing before it ends requests.
+	staleFor = 500 * time.Millisecond
 	// checkers bounds how many credentials are verified again at a time.
 	checkers     = 16
 	checkTimeout = time.Second
@@ -81,10 +83,13 @@ type Registry struct {
 	verifier Verifier
 	start    time.Time // its clock's zero; no change of the wall clock moves it
 	checking atomic.Bool
-	shards   [shardCount]shard
-	changes  atomic.Uint64 // counts the changes that were applied
-	count    atomic.Int64
-	doubts   chan struct{}
+	// staleSince is since when trust is missing, on the registry's clock; 0: it
+	// is not. Only the sweeper uses it.
+	staleSince int64
+	shards     [shardCount]shard
+	changes    atomic.Uint64 // counts the changes that were applied
+	count      atomic.Int64
+	doubts     chan struct{}
 
 	stop context.CancelFunc
 	done sync.WaitGroup

@@ -158,10 +158,20 @@ func TestRegistry_Undecided(t *testing.T) {
 		time.Sleep(time.Second)
 		wantEnded(t, q, "revoked", "it can be told")
 		other := add(fpB, "acme")
-		j.mu.Lock()
-		j.stale = true
-		j.mu.Unlock()
-		time.Sleep(time.Second)
+		stale := func(yes bool) {
+			j.mu.Lock()
+			defer j.mu.Unlock()
+			j.stale = yes
+		}
+		for range 20 { // as when a gateway starts over, whenever that is
+			stale(true)
+			time.Sleep(300 * time.Millisecond)
+			stale(false)
+			time.Sleep(750 * time.Millisecond)
+		}
+		wantEnded(t, other, "", "trust came back at once")
+		stale(true)
+		time.Sleep(1500 * time.Millisecond)
 		wantEnded(t, other, stream.ReasonStale, "trust ended")
 	})
 }

@@ -41,12 +41,13 @@ func (r *Registry) Stop() {
 // sweep ends what has expired, or everything if nothing can be told any more,
 // and verifies again what a change named.
 func (r *Registry) sweep(ctx context.Context, now time.Time) {
+	unix, clock := now.UnixMilli(), r.clock(now)
 	if !r.verifier.Trusted(now) {
-		r.EndAll(ReasonStale)
+		r.sweepStale(clock)
 		return
 	}
+	r.staleSince = 0
 	var doubted []auth.Fingerprint
-	unix, clock := now.UnixMilli(), r.clock(now)
 	for i := range r.shards {
 		sh := &r.shards[i]
 		sh.end(auth.ReasonExpired.String(), func(u underWay) bool { return u.notAfter != 0 && unix >= u.notAfter && u.old(clock) })
@@ -62,6 +63,21 @@ func (r *Registry) sweep(ctx context.Context, now time.Time) {
 			time.AfterFunc(againAfter, r.poke)
 		}
 	})
+}
+
+// sweepStale ends everything that has used up its grace, once trust has been
+// missing for a while: it also lapses for some milliseconds when a gateway
+// starts over.
+func (r *Registry) sweepStale(clock int64) {
+	if r.staleSince == 0 {
+		r.staleSince = clock
+	}
+	if clock-r.staleSince < staleFor.Milliseconds() {
+		return
+	}
+	for i := range r.shards {
+		r.shards[i].end(ReasonStale, func(u underWay) bool { return u.old(clock) })
+	}
 }
 
 // doubted lists each credential once whose requests are doubted.
