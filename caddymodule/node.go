@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/store"
 )
 
 // newNode names this process, and each runtime in it, for those who wait for
@@ -84,11 +85,7 @@ func (rt *runtime) drains(yes bool) {
 
 // deregister tells the store that this gateway is gone. Nothing it let in is under
 // way any more, and it lets nobody in.
-func (rt *runtime) deregister() {
-	db := rt.db.Load()
-	if db == nil {
-		return
-	}
+func (rt *runtime) deregister(db *store.DB) {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
 	if err := db.Leave(ctx, rt.follower.Node().ID); err != nil {

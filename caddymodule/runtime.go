@@ -296,7 +296,7 @@ func (rt *runtime) endNow() error {
 	rt.writeUses(math.MaxInt)
 	rt.writeRefusals()
 	rt.streams.EndAll(stream.ReasonStopped)
-	rt.deregister()
+	rt.deregister(db)
 	return db.Close()
 }
 

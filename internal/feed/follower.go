@@ -163,9 +163,6 @@ func (f *Follower) Trusted(now time.Time) bool {
 	return f.trust.young(now, cfg.MaxStaleness, 2*cfg.PollInterval+cfg.LookTimeout)
 }
 
-// Lapse ends trust until a heartbeat is confirmed and then a look is good.
-func (f *Follower) Lapse() { f.trust.lapse() }
-
 // Retire ends trust for good, and with it the heartbeats: once it has returned
 // none is written any more.
 func (f *Follower) Retire() {

@@ -155,7 +155,7 @@ type waiter struct {
 	point   auth.Point
 	since   int64 // when it looked first, by the store's clock: after the change
 	missing *MissingError
-	late    map[string]string // names of the gateways that were missing, by id
+	late    map[string]bool // the gateways that were missing, by id
 	ack     Acknowledged
 }
 
@@ -194,10 +194,10 @@ func (w *waiter) look(ctx context.Context) (done bool, err error) {
 func (w *waiter) noteLate(missing *MissingError) {
 	w.missing = missing
 	if w.late == nil {
-		w.late = map[string]string{}
+		w.late = map[string]bool{}
 	}
 	for _, n := range missing.Missing {
-		w.late[n.ID] = n.Name
+		w.late[n.ID] = true
 	}
 }
 
@@ -206,11 +206,11 @@ func (w *waiter) finish(f *store.Fleet) {
 	last := w.missing
 	for i := range f.Members {
 		n := &f.Members[i]
-		switch _, late := w.late[n.ID]; {
+		switch {
 		case n.Live(f.Now) && w.ack.Slowest == "",
 			n.Live(f.Now) && last != nil && slices.ContainsFunc(last.Missing, func(m Missing) bool { return m.ID == n.ID }):
 			w.ack.Slowest = n.Name
-		case late && !n.Live(f.Now):
+		case w.late[n.ID] && !n.Live(f.Now):
 			w.ack.GivenUp = append(w.ack.GivenUp, n.Name)
 		}
 	}

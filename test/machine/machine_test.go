@@ -269,12 +269,12 @@ func (m *machine) crash() {
 	i := rapid.IntRange(0, len(m.w.nodes)-1).Draw(m.rt, "node")
 	n := m.w.nodes[i]
 	clean := rapid.Bool().Draw(m.rt, "clean")
-	if clean {
-		n.follower.Lapse()
-	}
 	n.free = true
 	for range 20 { // each thing under way has so few steps
 		m.w.stops.release(n)
+	}
+	if clean {
+		n.follower.Retire()
 	}
 	m.o.settle()
 	m.o.open = slices.DeleteFunc(m.o.open, func(p *pending) bool { return p.n == n })
