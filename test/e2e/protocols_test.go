@@ -310,6 +310,14 @@ func TestEarlyData(t *testing.T) {
 		{http.MethodGet, "/x", bound, 200},
 	} {
 		status, upstream := early(c.method, c.path, c.key)
+		// On a busy machine the handshake may be complete when the request is
+		// judged; then it is no early data any more, and says nothing.
+		for range 20 {
+			if status != 200 || upstream != "" {
+				break
+			}
+			status, upstream = early(c.method, c.path, c.key)
+		}
 		if status != c.want || status == 200 && upstream != "1" {
 			t.Errorf("%s %s: %d, want %d; the upstream saw Early-Data %q", c.method, c.path, status, c.want, upstream)
 		}
