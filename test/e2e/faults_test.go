@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -144,10 +145,12 @@ func TestStoreDamagedWhileRunning(t *testing.T) {
 	g.ok(g.get("/", "X-API-Key: "+cached))
 	settle(t, g.dir)
 	path := filepath.Join(g.dir, "auth.db")
-	if err := os.Rename(path, path+".good"); err != nil {
+	// In one step: a look that found no file would log that, and then nothing
+	// more for a while.
+	if err := os.WriteFile(path+".bad", []byte(strings.Repeat("garbage ", 2000)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(path, []byte(strings.Repeat("garbage ", 2000)), 0o600); err != nil {
+	if err := errors.Join(os.Link(path, path+".good"), os.Rename(path+".bad", path)); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "503", func() bool { return g.get("/", "X-API-Key: "+cached).Status == 503 })
