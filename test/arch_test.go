@@ -22,6 +22,7 @@ var levels = map[string]int{
 	"internal/redisx":          1,
 	"internal/store":           2,
 	"internal/store/sqlite":    2,
+	"internal/store/postgres":  2,
 	"internal/store/storetest": 2,
 	"internal/cache":           2,
 	"internal/feed":            2,
@@ -44,6 +45,7 @@ var levels = map[string]int{
 // sameLevel lists arrows inside a level: a package's own parts.
 var sameLevel = map[string][]string{
 	"internal/store/sqlite":    {"internal/store"},
+	"internal/store/postgres":  {"internal/store"},
 	"internal/store/storetest": {"internal/store"},
 }
 
@@ -52,7 +54,7 @@ var onlyIn = map[string][]string{
 	"github.com/caddyserver/":           {"caddymodule", "cmd/caddy-auth", "test/load"},
 	"github.com/prometheus/":            {"caddymodule"},
 	"modernc.org/sqlite":                {"internal/store/sqlite"},
-	"github.com/jackc/":                 {"internal/store/postgres"},
+	"github.com/jackc/":                 {"internal/store/postgres", "test/servers"},
 	"github.com/redis/":                 {"internal/redisx", "internal/limit", "test/servers"},
 	"github.com/sony/gobreaker":         {"internal/redisx", "internal/jwks"},
 	"go.opentelemetry.io/":              {"caddymodule"},

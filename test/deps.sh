@@ -12,6 +12,7 @@ need python3 python3
 need fcgiwrap fcgiwrap
 need chromium chromium
 need patch patch
+compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 compgen -G '/usr/sbin/php-fpm*' >/dev/null || missing+=(php-fpm)
 
 [ ${#missing[@]} -eq 0 ] && exit 0

@@ -54,7 +54,7 @@ type AuditFilter struct {
 	Limit        int // only the newest
 }
 
-const queryAuditFilter = `WHERE at >= $1 AND ($2 = 0 OR at < $2) AND ($3 = '' OR actor = $3)
+const queryAuditFilter = `WHERE at >= $1 AND (at < $2 OR $2 = 0) AND ($3 = '' OR actor = $3)
 	AND ($4 = '' OR substr(action, 1, length($4)) = $4) AND ($5 = '' OR target = $5)`
 
 // FindAudit calls each for the audit rows that filter selects, oldest first,
@@ -81,7 +81,7 @@ func (d *DB) LastAudit(ctx context.Context) (AuditEntry, error) {
 // AuditAt returns the audit row with an id, the newest for -1, or the zero one.
 func (d *DB) AuditAt(ctx context.Context, id int64) (AuditEntry, error) {
 	var e AuditEntry
-	err := d.current().Read.QueryRowContext(ctx, queryAudit+`WHERE id = CASE WHEN $1 < 0 THEN (SELECT MAX(id) FROM audit) ELSE $1 END`, id).
+	err := d.current().Read.QueryRowContext(ctx, queryAudit+`WHERE id = CASE WHEN CAST($1 AS BIGINT) < 0 THEN (SELECT MAX(id) FROM audit) ELSE CAST($1 AS BIGINT) END`, id).
 		Scan(&e.ID, &e.At, &e.Actor, &e.Action, &e.Target, &e.Detail)
 	if errors.Is(err, sql.ErrNoRows) {
 		return AuditEntry{}, nil

@@ -161,7 +161,7 @@ func readRows(ctx context.Context, tx *sql.Tx, query string, args ...any) ([]aut
 
 // snapshot runs read in one read-only transaction.
 func (d *DB) snapshot(ctx context.Context, db *sql.DB, read func(*sql.Tx) error) error {
-	tx, err := db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	tx, err := d.backend.BeginRead(ctx, db)
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ func (d *DB) Beat(ctx context.Context, n auth.Node) error {
 			return fmt.Errorf("writing a heartbeat to %s: %w", d.Describe(), err)
 		}
 	}
-	err := d.write(ctx, c, func(tx *sql.Tx, now int64) error {
+	err := d.note(ctx, c, func(tx *sql.Tx, now int64) error {
 		_, err := tx.ExecContext(ctx, queryBeat, n.ID, n.Name, n.Version, now, n.MaxStaleness.Milliseconds(), n.Seq, n.Row[:])
 		return err
 	})
@@ -35,7 +35,7 @@ func (d *DB) Beat(ctx context.Context, n auth.Node) error {
 
 // Leave removes a gateway that has ended, so that nobody waits for it.
 func (d *DB) Leave(ctx context.Context, id string) error {
-	return d.wrap("removing a node", d.write(ctx, d.current(), func(tx *sql.Tx, _ int64) error {
+	return d.wrap("removing a node", d.note(ctx, d.current(), func(tx *sql.Tx, _ int64) error {
 		_, err := tx.ExecContext(ctx, `DELETE FROM nodes WHERE id = $1`, id)
 		return err
 	}))
@@ -43,10 +43,19 @@ func (d *DB) Leave(ctx context.Context, id string) error {
 
 // PruneNodes removes gateways that fell silent long ago.
 func (d *DB) PruneNodes(ctx context.Context) error {
-	return d.wrap("removing silent nodes", d.write(ctx, d.current(), func(tx *sql.Tx, now int64) error {
+	return d.wrap("removing silent nodes", d.note(ctx, d.current(), func(tx *sql.Tx, now int64) error {
 		_, err := tx.ExecContext(ctx, `DELETE FROM nodes WHERE heartbeat_at + max_staleness < $1`, now-nodeKept.Milliseconds())
 		return err
 	}))
+}
+
+// note runs a small write that needs no order; see write.
+func (d *DB) note(ctx context.Context, c *Conns, do func(tx *sql.Tx, now int64) error) error {
+	tx, err := d.backend.BeginNote(ctx, c.Note)
+	if err != nil {
+		return err
+	}
+	return d.finish(ctx, tx, do)
 }
 
 // write runs a small write that is no change in the sense of the journal, with
@@ -56,6 +65,10 @@ func (d *DB) write(ctx context.Context, c *Conns, do func(tx *sql.Tx, now int64)
 	if err != nil {
 		return err
 	}
+	return d.finish(ctx, tx, do)
+}
+
+func (d *DB) finish(ctx context.Context, tx *sql.Tx, do func(tx *sql.Tx, now int64) error) error {
 	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
 	now, err := d.backend.Now(ctx, tx)
 	if err != nil {

@@ -37,6 +37,12 @@ type Backend interface {
 	Migrations() fs.FS
 	// BeginWrite starts a transaction whose journal row commits in sequence order.
 	BeginWrite(ctx context.Context, db *sql.DB) (*sql.Tx, error)
+	// BeginNote starts a small write whose order does not matter: where that is
+	// possible it does not wait for a change that is under way.
+	BeginNote(ctx context.Context, db *sql.DB) (*sql.Tx, error)
+	// BeginRead starts a read-only transaction that sees one snapshot of the
+	// newest there is. A copy that lags is auth.ErrUnavailable.
+	BeginRead(ctx context.Context, db *sql.DB) (*sql.Tx, error)
 	// Now is the store's clock in unix milliseconds, the same for everybody who
 	// uses the store.
 	Now(ctx context.Context, tx *sql.Tx) (int64, error)
@@ -50,6 +56,7 @@ type Backend interface {
 type Conns struct {
 	Read  *sql.DB // several readers
 	Write *sql.DB // the one writer
+	Note  *sql.DB // heartbeats; may be Write
 	Fresh *sql.DB // reads that must not see anything remembered from before
 	// Current returns auth.ErrReplaced if the database is no longer the one
 	// that was opened. Nil: it can't be replaced.
@@ -63,7 +70,7 @@ func (c *Conns) close() error {
 	if c.lookup != nil {
 		errs = append(errs, c.lookup.Close())
 	}
-	for _, db := range []*sql.DB{c.Read, c.Write, c.Fresh} {
+	for _, db := range []*sql.DB{c.Read, c.Write, c.Note, c.Fresh} {
 		if db != nil {
 			errs = append(errs, db.Close())
 		}
@@ -105,6 +112,31 @@ func (d *DB) connect(ctx context.Context, mode Mode) (*Conns, error) {
 		return nil, errors.Join(d.wrap("preparing the lookup", err), conns.close())
 	}
 	return conns, nil
+}
+
+// Warm opens every connection there may be, so that none is missing when the
+// database gives out no more.
+func (d *DB) Warm(ctx context.Context) error {
+	c := d.current()
+	var held []*sql.Conn
+	defer func() {
+		for _, conn := range held {
+			_ = conn.Close() // it goes back to its pool
+		}
+	}()
+	for _, db := range []*sql.DB{c.Fresh, c.Note, c.Write, c.Read} {
+		if db == c.Note && c.Note == c.Write {
+			continue // it can't be held twice
+		}
+		for range db.Stats().MaxOpenConnections {
+			conn, err := db.Conn(ctx)
+			if err != nil {
+				return d.wrap("opening connections", err)
+			}
+			held = append(held, conn)
+		}
+	}
+	return nil
 }
 
 // Reopen drops every connection and opens the database anew, as it is. Calls

@@ -6,7 +6,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 )
@@ -32,7 +31,11 @@ func (d *DB) Change(ctx context.Context, actor string, change func(*Tx) error) e
 		return d.wrap("beginning a change", err)
 	}
 	defer func() { _ = sqlTx.Rollback() }() // after a commit it does nothing
-	tx := &Tx{d: d, tx: sqlTx, actor: actor, now: Millis(time.Now())}
+	now, err := d.backend.Now(ctx, sqlTx)
+	if err != nil {
+		return d.wrap("reading the store's clock", err)
+	}
+	tx := &Tx{d: d, tx: sqlTx, actor: actor, now: now}
 	if err := change(tx); err != nil {
 		return err
 	}
@@ -42,14 +45,18 @@ func (d *DB) Change(ctx context.Context, actor string, change func(*Tx) error) e
 	if !tx.journaled || !tx.audited {
 		return errors.New("a change without a journal row and an audit row was not committed")
 	}
-	return d.wrap("committing a change", sqlTx.Commit())
+	err = d.wrap("committing a change", sqlTx.Commit())
+	if errors.Is(err, auth.ErrUnavailable) && !errors.Is(err, auth.ErrNotWritable) {
+		return auth.WithHint(err, "the change may have been made all the same: look before it is made again")
+	}
+	return err
 }
 
 // Written is the journal row that the change wrote; false if it wrote none. It
 // holds once Change has returned without an error.
 func (tx *Tx) Written() (auth.Point, bool) { return tx.wrote, tx.wrote.Seq != 0 }
 
-// Now is the transaction's time in unix milliseconds.
+// Now is the transaction's time by the store's clock, in unix milliseconds.
 func (tx *Tx) Now() int64 { return tx.now }
 
 func (tx *Tx) exec(ctx context.Context, doing, query string, args ...any) error {

@@ -83,6 +83,7 @@ func (b *Backend) Connect(ctx context.Context, create bool) (*store.Conns, error
 		db.SetMaxIdleConns(o.idle)
 		*o.db = db
 	}
+	c.Note = c.Write
 	if !create {
 		return c, nil
 	}
@@ -186,6 +187,16 @@ func (b *Backend) current(opened os.FileInfo) error {
 // sequence order is commit order.
 func (b *Backend) BeginWrite(ctx context.Context, db *sql.DB) (*sql.Tx, error) {
 	return db.BeginTx(ctx, nil)
+}
+
+// BeginNote implements store.Backend: there is one writer's lock for all.
+func (b *Backend) BeginNote(ctx context.Context, db *sql.DB) (*sql.Tx, error) {
+	return b.BeginWrite(ctx, db)
+}
+
+// BeginRead implements store.Backend: any read transaction is a snapshot.
+func (b *Backend) BeginRead(ctx context.Context, db *sql.DB) (*sql.Tx, error) {
+	return db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 }
 
 // Now implements store.Backend: all who use a file share one machine's clock.

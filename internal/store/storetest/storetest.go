@@ -330,6 +330,14 @@ func testUse(t *testing.T, backend func(string) store.Backend) {
 	if k.LastUsedAt != 70 {
 		t.Errorf("last used %d, want 70", k.LastUsedAt)
 	}
+	must(t, db.RecordUse(ctx, []auth.Use{{Fingerprint: auth.Fingerprint{1}, At: 5}, {Fingerprint: auth.Fingerprint{1}, At: 90}, {Fingerprint: auth.Fingerprint{1}, At: 80}}))
+	must(t, db.RecordUse(ctx, []auth.Use{{Fingerprint: auth.Fingerprint{1}, At: 70}}))
+	if k, err = db.KeyByID(ctx, "key_1"); err != nil || k.LastUsedAt != 90 {
+		t.Errorf("last used %+v, want 90, %v", k, err)
+	}
+	if k.LastUsedAt < 70 {
+		t.Errorf("last used %d, want 70", k.LastUsedAt)
+	}
 	if l, err := db.Look(ctx, 0); err != nil || len(l.Rows) != 2 {
 		t.Errorf("last use wrote to the journal: %+v, %v", l.Rows, err)
 	}

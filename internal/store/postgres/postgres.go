@@ -1,0 +1,217 @@
+// Package postgres is the store that many machines share: one PostgreSQL
+// primary, by pgx. Changes take an advisory lock first, so that the journal's
+// sequence is the order of commits (design 4.6).
+package postgres
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/store"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// A gateway holds at most readers + 3 connections.
+const (
+	readers = 6
+	// connectTimeout bounds an attempt at one host, so that a dead one leaves
+	// time for the next.
+	connectTimeout = 2 * time.Second
+	// lockTimeout bounds the wait for the writer's lock, and how long a writer
+	// that stopped in the middle can hold it.
+	lockTimeout = 10 * time.Second
+	// changeLock is the advisory lock of all changes. It is the same for every
+	// schema of a database: one path to a table must not bypass another's lock.
+	changeLock = 0x63616464_79617574 // "caddyaut"
+)
+
+// Backend is one PostgreSQL database. It implements store.Backend.
+type Backend struct {
+	config *pgx.ConnConfig
+	id     string // the whole DSN, for who compares configurations
+}
+
+var _ store.Backend = (*Backend)(nil)
+
+var sessionAttrs = regexp.MustCompile(`target_session_attrs\s*=\s*'?([a-z-]*)`)
+
+// New returns the backend for a DSN: a URL (postgres://user:password@host/db)
+// or keywords and values, as libpq reads them, its PG* variables included. It
+// connects to nothing. Its errors contain no part of the DSN.
+func New(dsn string) (*Backend, error) {
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return nil, auth.WithHint(auth.Invalidf("not a PostgreSQL DSN%s", reason(err)), "want postgres://user:password@host:5432/database?sslmode=verify-full, several hosts with commas")
+	}
+	if m := sessionAttrs.FindStringSubmatch(dsn); m != nil && m[1] != "read-write" && m[1] != "primary" {
+		return nil, auth.Invalidf("target_session_attrs: the store is read from the primary only: leave it out, or say read-write")
+	}
+	config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = connectTimeout
+	}
+	params := map[string]string{
+		"lock_timeout":                        strconv.FormatInt(lockTimeout.Milliseconds(), 10),
+		"idle_in_transaction_session_timeout": strconv.FormatInt(lockTimeout.Milliseconds(), 10),
+		"application_name":                    "caddy-auth",
+	}
+	for name, value := range params {
+		if given, err := strconv.Atoi(config.RuntimeParams[name]); name == "application_name" && config.RuntimeParams[name] != "" ||
+			err == nil && given > 0 && int64(given) < lockTimeout.Milliseconds() {
+			continue
+		}
+		config.RuntimeParams[name] = value
+	}
+	return &Backend{config: config, id: dsn}, nil
+}
+
+// reason is what the parser says is wrong, if that can hold no secret.
+func reason(err error) string {
+	_, text, _ := strings.Cut(err.Error(), "`: ")
+	text, _, _ = strings.Cut(text, " (")
+	for _, safe := range []string{"invalid port", "invalid keyword/value", "failed to configure TLS", "invalid connect_timeout", "cannot parse URL", "sslmode is invalid"} {
+		if strings.Contains(text, safe) {
+			return ": " + safe
+		}
+	}
+	return ""
+}
+
+// Identity is different for different DSNs. It is a secret.
+func (b *Backend) Identity() auth.Secret { return auth.NewSecret(b.id) }
+
+// Describe implements store.Backend.
+func (b *Backend) Describe() string {
+	hosts := []string{address(b.config.Host, b.config.Port)}
+	for _, f := range b.config.Fallbacks {
+		if a := address(f.Host, f.Port); a != hosts[len(hosts)-1] { // with and without TLS
+			hosts = append(hosts, a)
+		}
+	}
+	text := fmt.Sprintf("postgres://%s@%s/%s", b.config.User, strings.Join(hosts, ","), b.config.Database)
+	if path := b.config.RuntimeParams["search_path"]; path != "" {
+		text += "?search_path=" + path
+	}
+	return text
+}
+
+func address(host string, port uint16) string {
+	if strings.HasPrefix(host, "/") {
+		return host
+	}
+	return net.JoinHostPort(host, strconv.Itoa(int(port)))
+}
+
+// InClear reports whether what is sent, the password included, may cross a
+// network without TLS.
+func (b *Backend) InClear() bool {
+	open := func(host string, tls bool) bool {
+		ip := net.ParseIP(host)
+		local := strings.HasPrefix(host, "/") || strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
+		return !local && !tls
+	}
+	clear := open(b.config.Host, b.config.TLSConfig != nil)
+	for _, f := range b.config.Fallbacks {
+		clear = clear || open(f.Host, f.TLSConfig != nil)
+	}
+	return clear
+}
+
+// Migrations implements store.Backend.
+func (b *Backend) Migrations() fs.FS {
+	sub, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		panic(err) // the directory is embedded above
+	}
+	return sub
+}
+
+// Connect implements store.Backend. It makes tables, never the database.
+func (b *Backend) Connect(ctx context.Context, create bool) (*store.Conns, error) {
+	c := &store.Conns{}
+	for _, o := range []struct {
+		db  **sql.DB
+		max int
+	}{{&c.Write, 1}, {&c.Note, 1}, {&c.Fresh, 1}, {&c.Read, readers}} {
+		db := stdlib.OpenDB(*b.config, stdlib.OptionAfterConnect(settle))
+		db.SetMaxOpenConns(o.max)
+		db.SetMaxIdleConns(o.max)
+		*o.db = db
+	}
+	if err := c.Read.PingContext(ctx); err != nil {
+		for _, db := range []*sql.DB{c.Write, c.Note, c.Fresh, c.Read} {
+			_ = db.Close() // the first error is the one to report
+		}
+		return nil, b.Classify(err)
+	}
+	return c, nil
+}
+
+// settle makes sure that what is committed stays: a role may have turned it
+// off. What is stronger than on is left.
+func settle(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`)
+	return err
+}
+
+// BeginWrite implements store.Backend. The lock is the first statement: each
+// one after it sees what every change before this one committed. The role's
+// own default isolation would not do: a snapshot taken before the lock would
+// miss them.
+func (b *Backend) BeginWrite(ctx context.Context, db *sql.DB) (*sql.Tx, error) {
+	tx, err := b.BeginNote(ctx, db)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := tx.ExecContext(ctx, `SELECT pg_advisory_xact_lock($1)`, int64(changeLock)); err != nil {
+		return nil, errors.Join(err, tx.Rollback())
+	}
+	return tx, nil
+}
+
+// BeginNote implements store.Backend.
+func (b *Backend) BeginNote(ctx context.Context, db *sql.DB) (*sql.Tx, error) {
+	return db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+}
+
+// BeginRead implements store.Backend. A connection can end up at a server that
+// became a copy, or at one behind a proxy: what is read there may be old.
+func (b *Backend) BeginRead(ctx context.Context, db *sql.DB) (*sql.Tx, error) {
+	tx, err := db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	var standby bool
+	if err := tx.QueryRowContext(ctx, `SELECT pg_is_in_recovery()`).Scan(&standby); err != nil {
+		return nil, errors.Join(err, tx.Rollback())
+	}
+	if standby {
+		return nil, errors.Join(errStandby, tx.Rollback())
+	}
+	return tx, nil
+}
+
+var errStandby = auth.WithHint(fmt.Errorf("it is a standby, which may lag behind: %w", auth.ErrUnavailable), "name the primary, or all hosts with commas")
+
+// Now implements store.Backend: the server's clock.
+func (b *Backend) Now(ctx context.Context, tx *sql.Tx) (int64, error) {
+	var ms int64
+	err := tx.QueryRowContext(ctx, `SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint`).Scan(&ms)
+	return ms, err
+}
