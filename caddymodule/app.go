@@ -22,6 +22,7 @@ func init() {
 	caddy.RegisterModule(Handler{})
 	caddy.RegisterModule(Require{})
 	caddy.RegisterModule(SQLiteStore{})
+	caddy.RegisterModule(PostgresStore{})
 }
 
 // Defaults of the global block.
@@ -40,8 +41,12 @@ type App struct {
 	// The key that wraps every secret the store holds: 32 bytes in base64 or
 	// hex. Use a placeholder such as {env.X} or {file.X}: what stands here is
 	// shown by the admin API. Default for sqlite: a generated file beside the
-	// database, mode 0600.
+	// database, mode 0600; for postgres: none, with a warning.
 	MasterKey string `json:"master_key,omitempty"`
+
+	// Master keys that what is in the store may still be sealed under, until
+	// `caddy-auth store rotate-secrets` has run with the new one.
+	OlderMasterKeys []string `json:"older_master_keys,omitempty"`
 
 	// The tier that gateways share. Default: none.
 	Redis *RedisConfig `json:"redis,omitempty"`
@@ -148,16 +153,17 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	master, err := a.resolveMasterKey()
+	masters, err := a.resolveMasterKeys()
 	if err != nil {
 		return err
 	}
+	a.warnOfOpen(backend, masters)
 	if err := a.provisionSettings(); err != nil {
 		return err
 	}
-	a.poolKey = runtimeKey{store: backend.Describe(), master: sha256.Sum256([]byte(master.Reveal()))}
+	a.poolKey = storeKey(backend, masters)
 	v, _, err := runtimes.LoadOrNew(a.poolKey, func() (caddy.Destructor, error) {
-		return newRuntime(backend, master), nil
+		return newRuntime(backend, masters), nil
 	})
 	if err != nil {
 		return err
@@ -214,19 +220,52 @@ func (a *App) check() error {
 	return errors.Join(errs...)
 }
 
-func (a *App) resolveMasterKey() (auth.Secret, error) {
+// resolveMasterKeys returns the configured keys, newest first.
+func (a *App) resolveMasterKeys() ([]auth.Secret, error) {
 	if a.MasterKey == "" {
-		return auth.Secret{}, nil
+		if len(a.OlderMasterKeys) > 0 {
+			return nil, errors.New("older_master_keys without master_key")
+		}
+		return nil, nil
 	}
-	text, err := caddy.NewReplacer().ReplaceOrErr(a.MasterKey, true, true)
-	if err != nil {
-		return auth.Secret{}, fmt.Errorf("master_key: %w", err)
+	var keys []auth.Secret
+	for _, text := range append([]string{a.MasterKey}, a.OlderMasterKeys...) {
+		text, err := caddy.NewReplacer().ReplaceOrErr(text, true, true)
+		if err != nil {
+			return nil, fmt.Errorf("master_key: %w", err)
+		}
+		key := auth.NewSecret(text)
+		if _, err := secret.ParseMasterKey(key); err != nil {
+			return nil, err
+		}
+		keys = append(keys, key)
 	}
-	key := auth.NewSecret(text)
-	if _, err := secret.ParseMasterKey(key); err != nil {
-		return auth.Secret{}, err
+	return keys, nil
+}
+
+// storeKey is everything that makes two stores different, and the keys that
+// open them.
+func storeKey(backend Backend, masters []auth.Secret) runtimeKey {
+	sum := sha256.New()
+	if b, ok := backend.(interface{ Identity() auth.Secret }); ok { // a password that changed makes another
+		fmt.Fprintf(sum, "%q", b.Identity().Reveal())
 	}
-	return key, nil
+	for _, m := range masters {
+		fmt.Fprintf(sum, " %q", m.Reveal())
+	}
+	return runtimeKey{store: backend.Describe(), secrets: [sha256.Size]byte(sum.Sum(nil))}
+}
+
+// warnOfOpen warns of what an operator should know about the store.
+func (a *App) warnOfOpen(backend Backend, masters []auth.Secret) {
+	if _, ok := backend.(keyKeeper); !ok && len(masters) == 0 {
+		a.log.Warn("no master_key: whoever can read the database has the secrets in it, those that seal what is in Redis too; "+
+			"set master_key, for example to {env.AUTH_MASTER_KEY}, then run: caddy-auth store rotate-secrets", zap.String("store", backend.Describe()))
+	}
+	if b, ok := backend.(interface{ InClear() bool }); ok && b.InClear() {
+		a.log.Warn("the store may be reached without TLS: its password and everything read from it cross the network in clear, and nobody knows who answers; "+
+			"add sslmode=verify-full", zap.String("store", backend.Describe()))
+	}
 }
 
 // Start opens the store. A store that can't be understood refuses to load; one

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"slices"
 	"strconv"
 
 	"github.com/caddyserver/caddy/v2"
@@ -63,8 +64,8 @@ func block(d *caddyfile.Dispenser, what string, each map[string]func(*caddyfile.
 // parseGlobal sets up the app from Caddyfile tokens. Syntax:
 //
 //	auth {
-//		store sqlite [<path>]
-//		master_key <value>
+//		store sqlite [<path>] | postgres <dsn>
+//		master_key <value> [<older values...>]
 //		redis <url>|{...}
 //		cache {
 //			size <n>
@@ -94,7 +95,7 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 	}
 	err := block(d, "auth", map[string]func(*caddyfile.Dispenser) error{
 		"store":            app.parseStore,
-		"master_key":       text(&app.MasterKey),
+		"master_key":       app.parseMasterKey,
 		"redis":            app.parseRedis,
 		"cache":            app.parseCache,
 		"poll_interval":    duration(&app.PollInterval),
@@ -131,6 +132,18 @@ func (a *App) parseStore(d *caddyfile.Dispenser) error {
 		return d.Errf("module auth.stores.%s (%T) is not a store", name, mod)
 	}
 	a.StoreRaw = caddyconfig.JSONModuleObject(s, "driver", name, nil)
+	return nil
+}
+
+func (a *App) parseMasterKey(d *caddyfile.Dispenser) error {
+	keys := d.RemainingArgs()
+	if len(keys) == 0 {
+		return d.ArgErr()
+	}
+	if slices.Contains(keys, "") {
+		return d.Err("an empty value")
+	}
+	a.MasterKey, a.OlderMasterKeys = keys[0], keys[1:]
 	return nil
 }
 

@@ -58,7 +58,7 @@ func storeBackup(ctx context.Context, s *session) error {
 		return err
 	}
 	withKey, _ := s.cmd.Flags().GetBool("with-master-key")
-	if withKey && !t.master.Empty() {
+	if withKey && len(t.masters) > 0 {
 		return usagef("--with-master-key: the master key comes from the configuration and is kept there")
 	}
 	if _, err := os.Lstat(out + ".master-key"); withKey && err == nil {
@@ -85,7 +85,7 @@ func storeBackup(ctx context.Context, s *session) error {
 		}
 		where = out + ".master-key"
 		s.note("the master key is beside it, in %s: whoever has both has the secrets; move them apart", where)
-	case t.master.Empty():
+	case len(t.masters) == 0:
 		where = b.MasterKeyPath()
 		s.note("the master key is NOT in it: keep a copy of %s elsewhere, without it no key can be recognized", where)
 	default:
@@ -263,10 +263,10 @@ func (r *restore) close() error {
 // checkMasterKey makes sure that the backup's secrets can be opened, with the
 // key that was saved beside it if there is none here yet.
 func (r *restore) checkMasterKey(ctx context.Context) error {
-	key := r.t.master
-	if key.Empty() {
-		var err error
-		if key, err = r.at.MasterKey(); errors.Is(err, auth.ErrNotInitialized) {
+	keys := r.t.masters
+	if len(keys) == 0 {
+		key, err := r.at.MasterKey()
+		if errors.Is(err, auth.ErrNotInitialized) {
 			saved := sqlite.New(r.s.args[0])
 			if key, err = saved.MasterKey(); err == nil {
 				r.s.note("no master key here yet: the one in %s is used", saved.MasterKeyPath())
@@ -276,8 +276,9 @@ func (r *restore) checkMasterKey(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		keys = []auth.Secret{key}
 	}
-	ring, err := masterRing(key, r.at, false)
+	ring, err := masterRing(keys, r.at, false)
 	if err != nil {
 		return err
 	}

@@ -212,7 +212,7 @@ func (e *examination) store(ctx context.Context) {
 		return
 	}
 	e.ok("store", "%s is whole, journal at %d", db.Describe(), look.Head)
-	if ring, err := masterRing(e.t.master, e.t.backend, false); err != nil {
+	if ring, err := masterRing(e.t.masters, e.t.backend, false); err != nil {
 		e.found("master key", err, "")
 	} else if _, err := db.Minter(ctx, ring); err != nil {
 		e.found("master key", err, "")

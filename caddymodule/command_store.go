@@ -185,7 +185,7 @@ func storeInit(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	db, _, made, err := openAndInit(ctx, t.backend, t.master, actor(), t.prefix)
+	db, _, made, err := openAndInit(ctx, t.backend, t.masters, actor(), t.prefix)
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/manage"
 	"github.com/caddy-auth/caddy-auth/internal/secret"
 	"github.com/caddy-auth/caddy-auth/internal/store"
+	"github.com/caddy-auth/caddy-auth/internal/store/postgres"
 	"github.com/caddy-auth/caddy-auth/internal/store/sqlite"
 	"github.com/caddy-auth/caddy-auth/internal/verifier"
 )
@@ -35,7 +36,7 @@ const (
 // target is the store a command works on, and where that was learnt.
 type target struct {
 	backend      Backend
-	master       auth.Secret
+	masters      []auth.Secret // newest first
 	prefix       string
 	environments []string // that sites accept; nil: not known
 	from         string
@@ -49,7 +50,7 @@ func targetFlags(cmd *cobra.Command) {
 	f.StringP("config", "c", "", "the gateway's configuration file")
 	f.StringP("adapter", "a", "", "the configuration's adapter, if its name does not tell")
 	f.StringSlice("envfile", nil, "files with environment variables for the configuration")
-	f.String("store", "", "the store itself: sqlite:PATH")
+	f.String("store", "", "the store itself: sqlite:PATH or postgres://user@host/database")
 	f.String("redis", "", "the gateways' Redis, to tell them of changes: redis://host:port/db; a URL with a password as {env.X} or {file.X}")
 }
 
@@ -84,7 +85,7 @@ func findTarget(cmd *cobra.Command) (*target, error) {
 		return nil, err
 	}
 	if named != "" {
-		if t.backend, err = parseStoreFlag(named); err != nil {
+		if t.backend, err = parseStoreFlag("--store", named); err != nil {
 			return nil, err
 		}
 		t.from = "--store"
@@ -122,16 +123,28 @@ func discoverTarget(adapter string) (*target, error) {
 	return targetOfConfig(found[0], adapter)
 }
 
-func parseStoreFlag(s string) (Backend, error) {
-	s, err := caddy.NewReplacer().ReplaceOrErr(s, true, true)
+// parseStoreFlag reads sqlite:PATH or a PostgreSQL URL, in which a password is
+// a placeholder: others can read command lines.
+func parseStoreFlag(flag, text string) (Backend, error) {
+	s, err := caddy.NewReplacer().ReplaceOrErr(text, true, true)
 	if err != nil {
-		return nil, usagef("--store: %w", err)
+		return nil, usagef("%s: %w", flag, err)
 	}
-	path, ok := strings.CutPrefix(s, "sqlite:")
-	if !ok || path == "" {
-		return nil, usagef("--store: want sqlite:PATH")
+	if path, ok := strings.CutPrefix(s, "sqlite:"); ok && path != "" {
+		return sqlite.New(path), nil
 	}
-	return sqlite.New(path), nil
+	if !strings.HasPrefix(s, "postgres://") && !strings.HasPrefix(s, "postgresql://") {
+		return nil, usagef("%s: want sqlite:PATH, or postgres://user@host/database with the password as {env.X} or {file.X}, or the whole as {env.X}", flag)
+	}
+	if hasPassword(text) || strings.Contains(text, "password=") {
+		return nil, auth.WithHint(usagef("%s: the password stands in the command line, where others can read it", flag),
+			"put it into the environment: PGPASSWORD, postgres://user:{env.X}@host/database, or the whole as {env.X}")
+	}
+	b, err := postgres.New(s)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("%s: %w", flag, err)}
+	}
+	return b, nil
 }
 
 // targetOfConfig adapts a configuration and reads the app out of it. Nothing
@@ -176,9 +189,9 @@ func targetOfConfig(path, adapter string) (*target, error) {
 		return nil, err
 	}
 	// Only what makes keys needs the master key, so a missing one is no error yet.
-	t.master, err = app.resolveMasterKey()
+	t.masters, err = app.resolveMasterKeys()
 	if err != nil {
-		t.master = auth.NewSecret("unusable") // refused when it is used
+		t.masters = []auth.Secret{auth.NewSecret("unusable")} // refused when it is used
 	}
 	return t, nil
 }
@@ -268,7 +281,7 @@ func (s *session) manage(t *target, db *store.DB) *opened {
 
 func (t *target) minter(db *store.DB) func(context.Context) (*secret.Minter, error) {
 	return func(ctx context.Context) (*secret.Minter, error) {
-		ring, err := masterRing(t.master, t.backend, false)
+		ring, err := masterRing(t.masters, t.backend, false)
 		if err != nil {
 			return nil, err
 		}

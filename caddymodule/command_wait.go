@@ -94,7 +94,7 @@ func (b cliBell) Ring(ctx context.Context) error {
 		return err
 	}
 	opts.Timeout = max(opts.Timeout, ringTimeout)
-	ring, err := masterRing(b.t.master, b.t.backend, false)
+	ring, err := masterRing(b.t.masters, b.t.backend, false)
 	if err != nil {
 		return err
 	}

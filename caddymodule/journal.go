@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"go.uber.org/zap"
+
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/feed"
 	"github.com/caddy-auth/caddy-auth/internal/store"
@@ -56,7 +58,13 @@ func (j journal) Reopen(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return db.Reopen(ctx)
+	if err := db.Reopen(ctx); err != nil {
+		return err
+	}
+	if err := db.Warm(ctx); err != nil { // they are opened as they are needed
+		j.rt.logger().Warn("not all connections to the store could be opened", zap.Error(hinted(err)))
+	}
+	return nil
 }
 
 // Beat implements feed.Journal.

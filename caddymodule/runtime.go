@@ -27,8 +27,8 @@ var runtimes = caddy.NewUsagePool()
 // runtimeKey is everything that makes two runtimes different: what filled
 // their caches.
 type runtimeKey struct {
-	store  string
-	master [32]byte
+	store   string
+	secrets [32]byte
 }
 
 const (
@@ -57,7 +57,7 @@ const (
 // runtime is a store, its caches and the verifier over both.
 type runtime struct {
 	backend Backend
-	master  auth.Secret
+	masters []auth.Secret // newest first
 
 	memory   *cache.Memory
 	follower *feed.Follower
@@ -98,8 +98,8 @@ type runtime struct {
 	pending []auth.Use
 }
 
-func newRuntime(backend Backend, master auth.Secret) *runtime {
-	rt := &runtime{backend: backend, master: master, opened: make(chan struct{})}
+func newRuntime(backend Backend, masters []auth.Secret) *runtime {
+	rt := &runtime{backend: backend, masters: masters, opened: make(chan struct{})}
 	rt.now.Store(&settings{log: zap.NewNop(), prefix: DefaultKeyPrefix})
 	rt.memory = cache.NewMemory(cache.Limits{})
 	rt.follower = feed.New(journal{rt}, rt.memory, newNode(), feed.Config{}, feed.Events{
@@ -159,7 +159,7 @@ func (rt *runtime) start() error {
 func (rt *runtime) open() error {
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
-	db, ring, made, err := openAndInit(ctx, rt.backend, rt.master, "gateway", rt.now.Load().prefix)
+	db, ring, made, err := openAndInit(ctx, rt.backend, rt.masters, "gateway", rt.now.Load().prefix)
 	if err != nil {
 		return err
 	}
@@ -175,6 +175,9 @@ func (rt *runtime) open() error {
 	rt.ring.Store(ring)
 	rt.setMinter(minter)
 	rt.setEnvelope(ctx, db, ring)
+	if err := db.Warm(ctx); err != nil {
+		rt.logger().Warn("not all connections to the store could be opened; others are tried as they are needed", zap.Error(hinted(err)))
+	}
 	rt.db.Store(db)
 	rt.ensurePrefix(ctx, rt.now.Load().prefix)
 	if made {
@@ -321,7 +324,7 @@ func (rt *runtime) readSecrets(ctx context.Context) error {
 	m, err := db.Minter(ctx, ring)
 	if errors.Is(err, secret.ErrWrongKey) {
 		// The key file may have been put back together with the database.
-		if ring, err = masterRing(rt.master, rt.backend, false); err != nil {
+		if ring, err = masterRing(rt.masters, rt.backend, false); err != nil {
 			return err
 		}
 		m, err = db.Minter(ctx, ring)

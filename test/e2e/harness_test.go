@@ -28,6 +28,7 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/manage"
 	"github.com/caddy-auth/caddy-auth/internal/secret"
 	"github.com/caddy-auth/caddy-auth/internal/store"
+	"github.com/caddy-auth/caddy-auth/internal/store/postgres"
 	"github.com/caddy-auth/caddy-auth/internal/store/sqlite"
 )
 
@@ -93,7 +94,11 @@ type gateway struct {
 	addr     string
 	upstream *upstream
 	config   string
+	store    string // a PostgreSQL DSN, or empty
 }
+
+// masterKey is the one of gateways on PostgreSQL.
+const masterKey = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 
 // options of a gateway; the zero value is one site that proxies.
 type options struct {
@@ -103,6 +108,7 @@ type options struct {
 	raw    string // the whole site instead
 	dir    string // of another gateway, to start again on its store
 	full   string // the whole configuration instead
+	store  string // a PostgreSQL DSN instead of the file
 }
 
 func freeAddr(t testing.TB) string { return freeAddrs(t, 1)[0] }
@@ -140,6 +146,7 @@ func start(t testing.TB, o options) *gateway {
 }
 
 func (g *gateway) load(o options) error {
+	g.store = o.store
 	site := o.raw
 	if site == "" {
 		site = fmt.Sprintf("http://%s {\n%s\nreverse_proxy {upstream}\n}", g.addr, o.site)
@@ -171,13 +178,13 @@ func (g *gateway) text(o options, site string) string {
 	}
 	%[2]s
 	auth {
-		store sqlite %[1]s/auth.db
+		store %[5]s
 		poll_interval 20ms
 		%[3]s
 	}
 }
 %[4]s
-`, g.dir, o.global, o.auth, site)
+`, g.dir, o.global, o.auth, site, g.storeLine())
 }
 
 // answers waits until connections made after a reload are answered, several in
@@ -195,17 +202,38 @@ func (g *gateway) answers() {
 	g.upstream.take()
 }
 
+func (g *gateway) storeLine() string {
+	if g.store == "" {
+		return "sqlite " + g.dir + "/auth.db"
+	}
+	return fmt.Sprintf("postgres %q\nmaster_key %s", g.store, masterKey)
+}
+
+// backend is the gateway's store, and the key that opens its secrets.
+func (g *gateway) backend() (store.Backend, func() (auth.Secret, error)) {
+	g.t.Helper()
+	if g.store == "" {
+		b := sqlite.New(filepath.Join(g.dir, "auth.db"))
+		return b, b.MasterKey
+	}
+	b, err := postgres.New(g.store)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return b, func() (auth.Secret, error) { return auth.NewSecret(masterKey), nil }
+}
+
 // manager returns what an operator has, on the gateway's store.
 func (g *gateway) manager() *manage.Manager {
 	g.t.Helper()
-	backend := sqlite.New(filepath.Join(g.dir, "auth.db"))
+	backend, master := g.backend()
 	db, err := store.Open(context.Background(), backend, store.Existing)
 	if err != nil {
 		g.t.Fatal(err)
 	}
 	g.t.Cleanup(func() { _ = db.Close() })
 	return manage.New(db, "test", "ca", func(ctx context.Context) (*secret.Minter, error) {
-		key, err := backend.MasterKey()
+		key, err := master()
 		if err != nil {
 			return nil, err
 		}

@@ -1,7 +1,6 @@
 package servers
 
 import (
-	"context"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -15,7 +14,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver of Admin
 )
@@ -237,8 +235,15 @@ func (p *Postgres) Standby(name string) *Postgres {
 	p.t.Helper()
 	host, port, _ := net.SplitHostPort(p.Addr)
 	s := newPostgres(p.t, nil)
-	s.args = append(s.args, "-c", fmt.Sprintf("primary_conninfo=host=%s port=%s user=postgres password=%s application_name=%s", host, port, postgresPassword, name))
 	s.run("pg_basebackup", "-D", s.dir, "-h", host, "-p", port, "-U", "postgres", "-c", "fast", "-R")
+	conf, err := os.OpenFile(filepath.Join(s.dir, "postgresql.auto.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	_, err = fmt.Fprintf(conf, "primary_conninfo = 'host=%s port=%s user=postgres password=%s application_name=%s'\n", host, port, postgresPassword, name)
+	if err := errors.Join(err, conf.Close()); err != nil {
+		p.t.Fatal(err)
+	}
 	s.connect("auth")
 	s.Start()
 	Eventually(p.t, "the standby follows", func() bool { return p.Value("SELECT count(*)::text FROM pg_stat_replication") != "0" })
@@ -251,6 +256,14 @@ func (p *Postgres) Promote() {
 	p.Do("SELECT pg_promote(true, 30)")
 }
 
+// Disconnect makes a standby hear of nothing any more.
+func (p *Postgres) Disconnect() {
+	p.t.Helper()
+	p.Do("ALTER SYSTEM SET primary_conninfo = ''")
+	p.Do("SELECT pg_reload_conf()")
+	Eventually(p.t, "the standby hears of nothing", func() bool { return p.Value("SELECT count(*)::text FROM pg_stat_wal_receiver") == "0" })
+}
+
 // Caught waits until a standby has applied all that its primary has committed.
 func (p *Postgres) Caught(primary *Postgres) {
 	p.t.Helper()
@@ -258,12 +271,4 @@ func (p *Postgres) Caught(primary *Postgres) {
 	Eventually(p.t, "the standby has caught up", func() bool {
 		return p.Value("SELECT (pg_last_wal_replay_lsn() >= $1::pg_lsn)::text", want) == "true"
 	})
-}
-
-// Exec runs a statement with a deadline and returns its error.
-func (p *Postgres) Exec(query string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	_, err := p.Admin.ExecContext(ctx, query)
-	return errors.Join(err)
 }

@@ -27,7 +27,7 @@ type Proxy struct {
 	Addr  string
 	Delay time.Duration // of Slow
 
-	target string
+	target atomic.Pointer[string]
 	fault  atomic.Int32
 	mu     sync.Mutex
 	conns  map[net.Conn]bool
@@ -41,8 +41,9 @@ func StartProxy(t testing.TB, target string) *Proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Proxy{Addr: l.Addr().String(), Delay: 200 * time.Millisecond, target: target, conns: map[net.Conn]bool{}, l: l}
-	t.Cleanup(func() { _ = l.Close(); p.drop() })
+	p := &Proxy{Addr: l.Addr().String(), Delay: 200 * time.Millisecond, conns: map[net.Conn]bool{}, l: l}
+	p.Retarget(target)
+	t.Cleanup(func() { _ = l.Close(); p.Drop() })
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -60,13 +61,17 @@ func StartProxy(t testing.TB, target string) *Proxy {
 func (p *Proxy) Set(f Fault) {
 	p.fault.Store(int32(f))
 	if f == Refuse {
-		p.drop()
+		p.Drop()
 	}
 }
 
+// Retarget sends connections that are made from now on to another server.
+func (p *Proxy) Retarget(addr string) { p.target.Store(&addr) }
+
 func (p *Proxy) is() Fault { return Fault(p.fault.Load()) }
 
-func (p *Proxy) drop() {
+// Drop closes all connections there are.
+func (p *Proxy) Drop() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c := range p.conns {
@@ -80,7 +85,7 @@ func (p *Proxy) serve(client net.Conn) {
 	if p.is() == Refuse {
 		return
 	}
-	server, err := net.Dial("tcp", p.target)
+	server, err := net.Dial("tcp", *p.target.Load())
 	if err != nil {
 		return
 	}
