@@ -28,8 +28,17 @@ type RedisConfig struct {
 	// redis://[user:password@]host:port/db, rediss:// for TLS or unix:///path.
 	// Placeholders such as {env.X} and {file.X} are replaced.
 	URL string `json:"url,omitempty"`
-	// host:port, or the path of a socket, instead of the URL's. One.
+	// host:port, or the path of a socket, instead of the URL's. One, or several
+	// sentinels, or several nodes of a cluster.
 	Addresses []string `json:"addresses,omitempty"`
+	// The name of the master whose sentinels the addresses are.
+	SentinelMaster string `json:"sentinel_master,omitempty"`
+	// User and password toward the sentinels, if they want any. Placeholders
+	// are replaced.
+	SentinelUsername string `json:"sentinel_username,omitempty"`
+	SentinelPassword string `json:"sentinel_password,omitempty"`
+	// The addresses are nodes of a Redis Cluster.
+	Cluster bool `json:"cluster,omitempty"`
 	// The ACL user. Placeholders are replaced.
 	Username string `json:"username,omitempty"`
 	// Its password: use a placeholder, since what stands here is shown by the
@@ -77,7 +86,8 @@ func (c *RedisConfig) options() (redisx.Options, redisKey, error) {
 	fail := func(err error) (redisx.Options, redisKey, error) {
 		return redisx.Options{}, redisKey{}, fmt.Errorf("redis: %w", err)
 	}
-	resolved := map[string]string{"url": c.URL, "addresses": strings.Join(c.Addresses, " "), "username": c.Username, "password": c.Password}
+	resolved := map[string]string{"url": c.URL, "addresses": strings.Join(c.Addresses, " "), "username": c.Username, "password": c.Password,
+		"sentinel_username": c.SentinelUsername, "sentinel_password": c.SentinelPassword}
 	for name, text := range resolved {
 		out, err := caddy.NewReplacer().ReplaceOrErr(text, true, true)
 		if err != nil {
@@ -92,11 +102,16 @@ func (c *RedisConfig) options() (redisx.Options, redisKey, error) {
 			return fail(err)
 		}
 	}
-	if a := resolved["addresses"]; a != "" {
-		o.Network, o.Address = "tcp", a
-		if a[0] == '/' {
+	if a := strings.Fields(resolved["addresses"]); len(a) > 0 { // one placeholder may hold several
+		o.Network, o.Addresses = "tcp", a
+		if a[0][0] == '/' {
 			o.Network = "unix"
 		}
+	}
+	o.SentinelMaster, o.Cluster = c.SentinelMaster, c.Cluster
+	o.SentinelUsername = resolved["sentinel_username"]
+	if p := resolved["sentinel_password"]; p != "" {
+		o.SentinelPassword = auth.NewSecret(p)
 	}
 	if resolved["username"] != "" {
 		o.Username = resolved["username"]
@@ -104,26 +119,31 @@ func (c *RedisConfig) options() (redisx.Options, redisKey, error) {
 	if resolved["password"] != "" {
 		o.Password = auth.NewSecret(resolved["password"])
 	}
+	many := len(o.Addresses) > 1 || c.SentinelMaster != "" || c.Cluster
+	if many && o.TLS != nil { // the name in each server's certificate is its own
+		o.TLS.ServerName = ""
+	}
 	o.Timeout = time.Duration(c.Timeout)
 	if c.TLS != nil {
 		var err error
-		if o.TLS, err = c.TLS.load(o.Address, sum); err != nil {
+		if o.TLS, err = c.TLS.load(sum); err != nil {
 			return fail(err)
 		}
 	}
 	if err := errors.Join(o.Validate(), c.check()); err != nil {
 		return fail(err)
 	}
-	fmt.Fprintf(sum, "%q %q %q %q %d %t %d", o.Network, o.Address, o.Username, o.Password.Reveal(), o.DB, o.TLS != nil, o.Timeout)
+	if host, _, err := net.SplitHostPort(o.Addresses[0]); err == nil && o.TLS != nil && o.TLS.ServerName == "" && !many {
+		o.TLS.ServerName = host
+	}
+	fmt.Fprintf(sum, "%q %q %q %q %d %t %d %q %q %q %t", o.Network, o.Addresses, o.Username, o.Password.Reveal(), o.DB, o.TLS != nil, o.Timeout,
+		o.SentinelMaster, o.SentinelUsername, o.SentinelPassword.Reveal(), o.Cluster)
 	return o, redisKey(sum.Sum(nil)), nil
 }
 
 func (c *RedisConfig) check() error {
 	if c.TTL < 0 {
 		return auth.Invalidf("the ttl can't be negative")
-	}
-	if len(c.Addresses) > 1 {
-		return auth.Invalidf("addresses: this release talks to one server")
 	}
 	if ttl := time.Duration(c.TTL); ttl > 24*time.Hour {
 		return auth.Invalidf("a ttl of %s: want at most 24h, since the journal is kept for twice as long", ttl)
@@ -147,13 +167,8 @@ func (c *RedisConfig) prefix() string {
 
 // load reads the files; what it read goes into sum, so that changed files make
 // another client at the next reload.
-func (t *RedisTLS) load(address string, sum hash.Hash) (*tls.Config, error) {
+func (t *RedisTLS) load(sum hash.Hash) (*tls.Config, error) {
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName}
-	if cfg.ServerName == "" {
-		if host, _, err := net.SplitHostPort(address); err == nil {
-			cfg.ServerName = host
-		}
-	}
 	read := func(what, path string) ([]byte, error) {
 		b, err := os.ReadFile(path)
 		if err != nil {
@@ -194,7 +209,11 @@ func (t *RedisTLS) load(address string, sum hash.Hash) (*tls.Config, error) {
 // parseRedis parses the redis subdirective. Syntax:
 //
 //	redis [<url>] {
-//		addresses <host:port>
+//		addresses <host:port...>
+//		sentinel_master <name>
+//		sentinel_username <name>
+//		sentinel_password <password>
+//		cluster
 //		username <name>
 //		password <password>
 //		tls {
@@ -216,13 +235,17 @@ func (a *App) parseRedis(d *caddyfile.Dispenser) error {
 		return d.ArgErr()
 	}
 	err := block(d, "redis", map[string]func(*caddyfile.Dispenser) error{
-		"addresses": words(&c.Addresses),
-		"username":  text(&c.Username),
-		"password":  text(&c.Password),
-		"tls":       c.parseTLS,
-		"timeout":   duration(&c.Timeout),
-		"ttl":       duration(&c.TTL),
-		"prefix":    text(&c.Prefix),
+		"addresses":         words(&c.Addresses),
+		"cluster":           flag(&c.Cluster),
+		"sentinel_master":   text(&c.SentinelMaster),
+		"sentinel_username": text(&c.SentinelUsername),
+		"sentinel_password": text(&c.SentinelPassword),
+		"username":          text(&c.Username),
+		"password":          text(&c.Password),
+		"tls":               c.parseTLS,
+		"timeout":           duration(&c.Timeout),
+		"ttl":               duration(&c.TTL),
+		"prefix":            text(&c.Prefix),
 	})
 	if err == nil && c.URL == "" && len(c.Addresses) == 0 {
 		return d.Err("redis: want a URL or addresses")

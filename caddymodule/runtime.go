@@ -74,6 +74,7 @@ type runtime struct {
 	opened  chan struct{} // closed when the first try to open the store has ended
 
 	lookBad     atomic.Bool  // the last look at the store failed
+	redisDown   atomic.Bool  // that Redis can't be used was logged
 	lastFailure atomic.Int64 // unix nanoseconds
 	lastRedis   atomic.Int64
 	lastWrite   atomic.Int64

@@ -125,10 +125,15 @@ func (rt *runtime) redisEvents(s *settings) redisx.Events {
 	return redisx.Events{
 		Down: func(err error) {
 			if lately(&rt.lastRedis) {
+				rt.redisDown.Store(true)
 				s.log.Warn("redis can't be used; keys are verified without it", name, zap.Error(err))
 			}
 		},
-		Up: func() { s.log.Info("redis answers again", name) },
+		Up: func() {
+			if rt.redisDown.Swap(false) { // where one of several fails, it comes and goes
+				s.log.Info("redis answers again", name)
+			}
+		},
 		ReadOnly: func(err error) {
 			if lately(&rt.lastWrite) {
 				s.log.Warn("redis takes no records; keys are verified without new ones there", name, zap.Error(err))

@@ -84,8 +84,12 @@ func (c *Client) listen(ctx context.Context, channel string, heard func()) error
 		return err
 	}
 	c.leave()
+	address, err := c.opts.listenAt(ctx)
+	if err != nil {
+		return err
+	}
 	var guard atomic.Int64
-	opts := c.opts.client()
+	opts := c.opts.single(address)
 	dial := redis.NewDialer(opts)
 	opts.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := dial(ctx, network, addr)

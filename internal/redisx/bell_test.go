@@ -13,7 +13,7 @@ import (
 
 func TestSubscribe_HearsAndComesBack(t *testing.T) {
 	r := servers.StartRedis(t)
-	c := client(t, redisx.Options{Address: r.Addr, Retry: 20 * time.Millisecond})
+	c := client(t, redisx.Options{Addresses: []string{r.Addr}, Retry: 20 * time.Millisecond})
 	var heard, failed atomic.Int64
 	stop := c.Subscribe("bell", func() { heard.Add(1) }, func(error) { failed.Add(1) })
 	servers.Eventually(t, "subscribed", func() bool { return heard.Load() == 1 })
@@ -44,7 +44,7 @@ func TestSubscribe_HearsAndComesBack(t *testing.T) {
 // it read what is long.
 func TestSubscribe_Hostile(t *testing.T) {
 	r := servers.StartRedis(t)
-	c := client(t, redisx.Options{Address: r.Addr, Retry: 10 * time.Millisecond})
+	c := client(t, redisx.Options{Addresses: []string{r.Addr}, Retry: 10 * time.Millisecond})
 	var heard, failed atomic.Int64
 	defer c.Subscribe("bell", func() { heard.Add(1) }, func(error) { failed.Add(1) })()
 	servers.Eventually(t, "subscribed", func() bool { return heard.Load() == 1 })
@@ -67,7 +67,7 @@ func TestSubscribe_Hostile(t *testing.T) {
 func TestSubscribe_NotAllowed(t *testing.T) {
 	r := servers.StartRedis(t)
 	r.Do("ACL", "SETUSER", "poor", "on", ">pw", "~*", "+@all", "resetchannels")
-	c := client(t, redisx.Options{Address: r.Addr, Username: "poor", Password: auth.NewSecret("pw"), Retry: 10 * time.Millisecond})
+	c := client(t, redisx.Options{Addresses: []string{r.Addr}, Username: "poor", Password: auth.NewSecret("pw"), Retry: 10 * time.Millisecond})
 	var failed atomic.Pointer[error]
 	defer c.Subscribe("bell", func() {}, func(err error) { failed.Store(&err) })()
 	servers.Eventually(t, "told", func() bool { return failed.Load() != nil })

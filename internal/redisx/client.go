@@ -43,13 +43,13 @@ type Events struct {
 	ReadOnly func(err error) // it answers but refuses writes
 }
 
-// Client talks to one server. It is safe for concurrent use.
+// Client talks to a server, or to several that act as one. It is safe for concurrent use.
 type Client struct {
 	opts   Options
 	events atomic.Pointer[Events]
 
 	mu      sync.Mutex // guards rdb, calls, closed, stop
-	rdb     *redis.Client
+	rdb     redis.UniversalClient
 	calls   int
 	closed  bool
 	stop    context.CancelFunc
@@ -179,14 +179,14 @@ func (c *Client) closeIdle() {
 }
 
 // enter returns the library's client, made at the first call.
-func (c *Client) enter() (*redis.Client, error) {
+func (c *Client) enter() (redis.UniversalClient, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		return nil, errClosed
 	}
 	if c.rdb == nil {
-		c.rdb = redis.NewClient(c.opts.client())
+		c.rdb = c.opts.connect()
 	}
 	c.calls++
 	return c.rdb, nil
@@ -204,7 +204,7 @@ func (c *Client) leave() {
 
 // call makes one call under the deadline and a breaker.
 func (c *Client) call(ctx context.Context, doing string, b *gobreaker.CircuitBreaker[[]byte], last *atomic.Pointer[error],
-	do func(ctx context.Context, rdb *redis.Client) ([]byte, error),
+	do func(ctx context.Context, rdb redis.UniversalClient) ([]byte, error),
 ) ([]byte, error) {
 	out, err := b.Execute(func() ([]byte, error) {
 		rdb, err := c.enter()
@@ -237,7 +237,7 @@ func (c *Client) call(ctx context.Context, doing string, b *gobreaker.CircuitBre
 // one is auth.ErrNotFound, one of another type auth.ErrCorrupt, anything else
 // auth.ErrUnavailable.
 func (c *Client) Get(ctx context.Context, name string) ([]byte, error) {
-	out, err := c.call(ctx, "reading from", c.reads, &c.lastRead, func(ctx context.Context, rdb *redis.Client) ([]byte, error) {
+	out, err := c.call(ctx, "reading from", c.reads, &c.lastRead, func(ctx context.Context, rdb redis.UniversalClient) ([]byte, error) {
 		return rdb.GetRange(ctx, name, 0, MaxValue-1).Bytes()
 	})
 	if err == nil && len(out) == 0 {
@@ -248,7 +248,7 @@ func (c *Client) Get(ctx context.Context, name string) ([]byte, error) {
 
 // Set stores a value for ttl.
 func (c *Client) Set(ctx context.Context, name string, value []byte, ttl time.Duration) error {
-	_, err := c.call(ctx, "writing to", c.writes, &c.lastWrite, func(ctx context.Context, rdb *redis.Client) ([]byte, error) {
+	_, err := c.call(ctx, "writing to", c.writes, &c.lastWrite, func(ctx context.Context, rdb redis.UniversalClient) ([]byte, error) {
 		return nil, rdb.Set(ctx, name, value, ttl).Err()
 	})
 	return err
@@ -256,7 +256,7 @@ func (c *Client) Set(ctx context.Context, name string, value []byte, ttl time.Du
 
 // Ping asks whether the server answers.
 func (c *Client) Ping(ctx context.Context) error {
-	_, err := c.call(ctx, "asking", c.reads, &c.lastRead, func(ctx context.Context, rdb *redis.Client) ([]byte, error) {
+	_, err := c.call(ctx, "asking", c.reads, &c.lastRead, func(ctx context.Context, rdb redis.UniversalClient) ([]byte, error) {
 		return nil, rdb.Ping(ctx).Err()
 	})
 	return err

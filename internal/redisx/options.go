@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,11 +28,17 @@ const (
 	poolSize = 96
 )
 
-// Options say how to reach a server. The zero value of every field but
-// Address is usable.
+// Options say how to reach one server, the master that sentinels name, or a
+// cluster. The zero value of every field but Addresses is usable.
 type Options struct {
-	Network  string // "tcp" (the default) or "unix"
-	Address  string // host:port, or the socket's path
+	Network   string   // "tcp" (the default) or "unix"
+	Addresses []string // host:port, or the socket's path: the server, the sentinels, or nodes of the cluster
+
+	SentinelMaster   string // what sentinels call the master; not empty: Addresses are sentinels
+	SentinelUsername string // toward the sentinels
+	SentinelPassword auth.Secret
+	Cluster          bool // Addresses are some nodes of a cluster, which name the others
+
 	Username string
 	Password auth.Secret
 	DB       int
@@ -64,7 +71,7 @@ func ParseURL(text string) (Options, error) {
 	if err != nil {
 		return Options{}, auth.Invalidf("not a Redis URL: %s", want)
 	}
-	o := Options{Network: parsed.Network, Address: parsed.Addr, Username: parsed.Username, DB: parsed.DB, TLS: parsed.TLSConfig}
+	o := Options{Network: parsed.Network, Addresses: []string{parsed.Addr}, Username: parsed.Username, DB: parsed.DB, TLS: parsed.TLSConfig}
 	if parsed.Password != "" {
 		o.Password = auth.NewSecret(parsed.Password)
 	}
@@ -73,23 +80,33 @@ func ParseURL(text string) (Options, error) {
 
 // Describe names the server for people; it contains no password.
 func (o Options) Describe() string {
-	if o.Network == "unix" {
-		return "redis at unix:" + o.Address
+	at := strings.Join(o.Addresses, ",")
+	switch {
+	case o.Network == "unix":
+		return "redis at unix:" + at
+	case o.SentinelMaster != "":
+		return fmt.Sprintf("redis master %s/%d of the sentinels at %s", o.SentinelMaster, o.DB, at)
+	case o.Cluster:
+		return "redis cluster at " + at
 	}
-	return fmt.Sprintf("redis at %s/%d", o.Address, o.DB)
+	return fmt.Sprintf("redis at %s/%d", at, o.DB)
 }
 
-// Local reports whether the server is on this machine.
+// Local reports whether every server named is on this machine.
 func (o Options) Local() bool {
 	if o.Network == "unix" {
 		return true
 	}
-	host, _, err := net.SplitHostPort(o.Address)
-	if err != nil {
-		host = o.Address
+	for _, a := range o.Addresses {
+		host, _, err := net.SplitHostPort(a)
+		if err != nil {
+			host = a
+		}
+		if ip := net.ParseIP(host); !strings.EqualFold(host, "localhost") && (ip == nil || !ip.IsLoopback()) {
+			return false
+		}
 	}
-	ip := net.ParseIP(host)
-	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
+	return true
 }
 
 func (o Options) withDefaults() Options {
@@ -108,28 +125,28 @@ func (o Options) withDefaults() Options {
 // Validate says what is wrong with the options.
 func (o Options) Validate() error {
 	var errs []error
-	if o.Address == "" {
+	if len(o.Addresses) == 0 || slices.Contains(o.Addresses, "") {
 		errs = append(errs, auth.Invalidf("no Redis address"))
+	}
+	switch {
+	case o.SentinelMaster != "" && o.Cluster:
+		errs = append(errs, auth.Invalidf("sentinel_master and cluster: one of the two"))
+	case len(o.Addresses) > 1 && o.SentinelMaster == "" && !o.Cluster:
+		errs = append(errs, auth.Invalidf("several Redis addresses: say sentinel_master <name> if they are sentinels, cluster if they are nodes of one"))
+	case o.Network == "unix" && (o.SentinelMaster != "" || o.Cluster):
+		errs = append(errs, auth.Invalidf("sentinels and clusters are reached by host:port"))
+	}
+	if o.SentinelMaster == "" && (o.SentinelUsername != "" || !o.SentinelPassword.Empty()) {
+		errs = append(errs, auth.Invalidf("sentinel_username and sentinel_password without sentinel_master"))
 	}
 	if o.DB < 0 {
 		errs = append(errs, auth.Invalidf("Redis database %d: want 0 or more", o.DB))
+	}
+	if o.DB != 0 && o.Cluster {
+		errs = append(errs, auth.Invalidf("a Redis cluster has database 0 only"))
 	}
 	if o.Timeout < 0 {
 		errs = append(errs, auth.Invalidf("the Redis timeout can't be negative"))
 	}
 	return errors.Join(errs...)
-}
-
-// client returns the library's options. Every retry, queue and default
-// timeout of it that is longer than ours is turned off.
-func (o Options) client() *redis.Options {
-	return &redis.Options{
-		Network: o.Network, Addr: o.Address, Username: o.Username, Password: o.Password.Reveal(), DB: o.DB, TLSConfig: o.TLS,
-		ContextTimeoutEnabled: true,
-		DialTimeout:           o.Timeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout, PoolTimeout: o.Timeout,
-		MaxRetries: -1, DialerRetries: 1,
-		PoolSize: poolSize, MaxConcurrentDials: poolSize, PipelinePoolSize: -1,
-		DisableIdentity:          true,
-		MaintNotificationsConfig: noMaintNotifications,
-	}
 }

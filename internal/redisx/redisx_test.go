@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,11 +18,11 @@ import (
 
 func TestParseURL(t *testing.T) {
 	for text, want := range map[string]redisx.Options{
-		"redis://127.0.0.1:6379/2":        {Network: "tcp", Address: "127.0.0.1:6379", DB: 2},
-		"redis://cache":                   {Network: "tcp", Address: "cache:6379"},
-		"unix:///run/redis/redis.sock":    {Network: "unix", Address: "/run/redis/redis.sock"},
-		"redis://user:pa%3Ass@cache:1/0":  {Network: "tcp", Address: "cache:1", Username: "user", Password: auth.NewSecret("pa:ss")},
-		"rediss://:only@cache.example:99": {Network: "tcp", Address: "cache.example:99", Password: auth.NewSecret("only")},
+		"redis://127.0.0.1:6379/2":        {Network: "tcp", Addresses: []string{"127.0.0.1:6379"}, DB: 2},
+		"redis://cache":                   {Network: "tcp", Addresses: []string{"cache:6379"}},
+		"unix:///run/redis/redis.sock":    {Network: "unix", Addresses: []string{"/run/redis/redis.sock"}},
+		"redis://user:pa%3Ass@cache:1/0":  {Network: "tcp", Addresses: []string{"cache:1"}, Username: "user", Password: auth.NewSecret("pa:ss")},
+		"rediss://:only@cache.example:99": {Network: "tcp", Addresses: []string{"cache.example:99"}, Password: auth.NewSecret("only")},
 	} {
 		got, err := redisx.ParseURL(text)
 		if err != nil {
@@ -32,7 +33,7 @@ func TestParseURL(t *testing.T) {
 			t.Errorf("%s: TLS %v", text, got.TLS)
 		}
 		got.TLS = nil
-		if got != want {
+		if !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: %+v", text, got)
 		}
 	}
@@ -46,7 +47,7 @@ func TestParseURL(t *testing.T) {
 func TestClient_NamesItsErrors(t *testing.T) {
 	r := servers.StartRedis(t)
 	ctx := t.Context()
-	c := client(t, redisx.Options{Address: r.Addr})
+	c := client(t, redisx.Options{Addresses: []string{r.Addr}})
 	if _, err := c.Get(ctx, "nothing"); !errors.Is(err, auth.ErrNotFound) {
 		t.Errorf("missing: %v", err)
 	}
@@ -82,7 +83,7 @@ func TestClient_OneDeadlineThenNone(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	c := client(t, redisx.Options{Address: l.Addr().String(), Timeout: 80 * time.Millisecond, Retry: time.Minute})
+	c := client(t, redisx.Options{Addresses: []string{l.Addr().String()}, Timeout: 80 * time.Millisecond, Retry: time.Minute})
 	var down atomic.Int64
 	c.SetEvents(redisx.Events{Down: func(error) { down.Add(1) }})
 	began := time.Now()
@@ -110,7 +111,7 @@ func TestClient_OneDeadlineThenNone(t *testing.T) {
 // about the server.
 func TestClient_AClientThatLeavesIsNoOutage(t *testing.T) {
 	r := servers.StartRedis(t)
-	c := client(t, redisx.Options{Address: r.Addr, Timeout: time.Second})
+	c := client(t, redisx.Options{Addresses: []string{r.Addr}, Timeout: time.Second})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := c.Get(ctx, "a"); err == nil {
@@ -128,7 +129,7 @@ func TestClient_BurstIsNoOutage(t *testing.T) {
 	p := servers.StartProxy(t, r.Addr)
 	p.Delay = 5 * time.Millisecond
 	p.Set(servers.Slow)
-	c := client(t, redisx.Options{Address: p.Addr, Timeout: 500 * time.Millisecond})
+	c := client(t, redisx.Options{Addresses: []string{p.Addr}, Timeout: 500 * time.Millisecond})
 	var wg sync.WaitGroup
 	for range 80 { // 64 reads and 16 writes
 		wg.Go(func() {
@@ -145,7 +146,7 @@ func TestClient_BurstIsNoOutage(t *testing.T) {
 
 func TestClient_RecoversWithoutTraffic(t *testing.T) {
 	r := servers.StartRedis(t)
-	c := client(t, redisx.Options{Address: r.Addr, Retry: 50 * time.Millisecond})
+	c := client(t, redisx.Options{Addresses: []string{r.Addr}, Retry: 50 * time.Millisecond})
 	var ups atomic.Int64
 	c.SetEvents(redisx.Events{Up: func() { ups.Add(1) }})
 	c.Start()
