@@ -46,7 +46,10 @@ soak: deps ## The long tests: properties, the bound of a revocation, crashes (ab
 	CADDY_AUTH_SOAK=1 $(GO) test -timeout 60m -count=1 -run 'Bound|Crashes' -v ./test/fleet
 	CADDY_AUTH_SOAK=1 $(GO) test -timeout 60m -count=1 -run 'Property|BytesPerIdentity' -v ./test/e2e ./test/machine ./internal/cache
 
+reliability: deps ## Break Redis and PostgreSQL in every way under traffic; writes the table of docs/reliability.md (some minutes)
+	CADDY_AUTH_RELIABILITY=1 $(GO) test -timeout 30m -count=1 -run Outage_Matrix ./test/fleet
+
 mutate: ## Break the revocation protocol in one line at a time: a test must notice (some minutes)
 	test/mutate/run.sh
 
-.PHONY: help build test deps race lint fmt fuzz bench-micro bench soak mutate
+.PHONY: help build test deps race lint fmt fuzz bench-micro bench soak reliability mutate

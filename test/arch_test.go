@@ -34,6 +34,7 @@ var levels = map[string]int{
 	"cmd/caddy-auth":           5,
 	"test/load":                6,
 	"test/servers":             6,
+	"test/ledger":              6,
 	"test/e2e":                 6,
 	"test/adapt":               6,
 	"test/script":              6,

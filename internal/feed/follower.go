@@ -68,7 +68,7 @@ type Config struct {
 	PollInterval time.Duration // default 1s
 	MaxStaleness time.Duration // default 2m
 	Memory       time.Duration // how long changes are remembered, default 10m
-	LookTimeout  time.Duration // of a look, and of a heartbeat; default 5s
+	LookTimeout  time.Duration // of the first look, default 5s; heartbeats and later looks take 2s at most
 
 	Now func() time.Time // this machine's clock; default time.Now
 }
@@ -319,9 +319,16 @@ func (f *Follower) reopen(ctx context.Context) error {
 	return f.awaitBeat(ctx)
 }
 
+// steadyTimeout bounds heartbeats, and looks that read only what is new: loads
+// may wait for those, and a connection that hangs is given up for another.
+const steadyTimeout = 2 * time.Second
+
 func (f *Follower) lookOnce(ctx context.Context) error {
-	began := f.now()
-	ctx, cancel := context.WithTimeout(ctx, f.cfg.Load().LookTimeout)
+	began, most := f.now(), f.cfg.Load().LookTimeout
+	if f.isBooted() {
+		most = min(most, steadyTimeout)
+	}
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	if err := f.look(ctx); err != nil {
 		f.failed(err)

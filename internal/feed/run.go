@@ -137,7 +137,7 @@ func (f *Follower) Beat(ctx context.Context) error {
 // at a time, so that no later acknowledgement is overwritten by an earlier one.
 func (f *Follower) beatIf(ctx context.Context, needed func() bool) error {
 	cfg := f.Config()
-	ctx, cancel := context.WithTimeout(ctx, cfg.LookTimeout)
+	ctx, cancel := context.WithTimeout(ctx, min(cfg.LookTimeout, steadyTimeout))
 	defer cancel()
 	select {
 	case f.beating <- struct{}{}:

@@ -51,7 +51,9 @@ func (d *DB) LookupKey(ctx context.Context, fp auth.Fingerprint) (Loaded, error)
 	if !k.id.Valid {
 		return l, nil
 	}
-	l.Key, err = k.key()
+	if l.Key, err = k.key(); err == nil && l.Key.Fingerprint != fp {
+		err = fmt.Errorf("another key was answered: %w", auth.ErrCorrupt)
+	}
 	return l, d.wrap("looking up a key", err)
 }
 

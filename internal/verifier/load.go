@@ -26,8 +26,10 @@ const (
 	oldKept  = 5 * time.Second
 	// maxRuns is how often a load that a change overtook runs in all.
 	maxRuns = 3
-	// loadTimeout bounds one flight, whoever waits for it.
-	loadTimeout = 5 * time.Second
+	// loadTimeout bounds one flight, whoever waits for it, lookupTimeout one
+	// question to the store: a connection that hangs is given up for another.
+	loadTimeout   = 5 * time.Second
+	lookupTimeout = 2 * time.Second
 )
 
 // lead starts the flight's load, detached from the request that began it.
@@ -197,10 +199,11 @@ func (v *Verifier) loadStore(ctx context.Context, f *cache.Flight, fp auth.Finge
 
 // lookup asks the store, not for long if something else would do.
 func (v *Verifier) lookup(ctx context.Context, fp auth.Fingerprint, hurry bool) (store.Loaded, error) {
-	if !hurry {
-		return v.keys.LookupKey(ctx, fp)
+	most := lookupTimeout
+	if hurry {
+		most = patience
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	return v.keys.LookupKey(ctx, fp)
 }

@@ -313,7 +313,7 @@ func TestRedis_ConfigurationsThatAreRefused(t *testing.T) {
 		"redis {env.REDIS_URL}":                                  "not a Redis URL",
 		"redis redis://127.0.0.1:1?read_timeout=5s":              "takes no query",
 		"redis redis://127.0.0.1:1 {\nttl 48h\n}":                "at most 24h",
-		"redis {\naddresses a:1 b:2\n}":                          "one server",
+		"redis {\naddresses a:1 b:2\n}":                          "sentinel_master",
 		"redis redis://127.0.0.1:1 {\ntls {\nca /no/ca\n}\n}":    "/no/ca",
 		"redis redis://127.0.0.1:1 {\npassword {env.NO_SUCH}\n}": "password",
 	} {

@@ -104,7 +104,7 @@ func (c *crashes) round() {
 // write runs the writer for a while, kills it and others, and returns what it
 // said.
 func (c *crashes) write() []said {
-	cmd := child(c.t, "writer", c.f.dir, c.f.backend.Path())
+	cmd := child(c.t, "writer", c.f.dir, c.f.file.Path())
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		c.t.Fatal(err)

@@ -21,11 +21,13 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	"github.com/caddy-auth/caddy-auth/caddymodule"
+	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/cache"
 	"github.com/caddy-auth/caddy-auth/internal/manage"
 	"github.com/caddy-auth/caddy-auth/internal/redisx"
 	"github.com/caddy-auth/caddy-auth/internal/secret"
 	"github.com/caddy-auth/caddy-auth/internal/store"
+	"github.com/caddy-auth/caddy-auth/internal/store/postgres"
 	"github.com/caddy-auth/caddy-auth/internal/store/sqlite"
 	"github.com/caddy-auth/caddy-auth/test/servers"
 )
@@ -67,64 +69,63 @@ func child(t *testing.T, what, dir string, args ...string) *exec.Cmd {
 type fleet struct {
 	t        *testing.T
 	dir      string
-	redis    *servers.Redis // nil: none
+	redis    *servers.Redis // nil: none, or not of this fleet
 	upstream *httptest.Server
 	gateways []*gateway
 	client   *http.Client
 
-	backend *sqlite.Backend
-	db      *store.DB
-	ops     *manage.Manager
-	bell    *bell // nil without Redis
+	dsn  string // of a PostgreSQL store, for operators; empty: a file
+	file *sqlite.Backend
+	db   *store.DB
+	ops  *manage.Manager
+	bell *bell // nil without Redis
 }
 
 type gateway struct {
 	f      *fleet
 	name   string
 	addr   string
+	admin  string // Caddy's admin endpoint
 	config string
 	cmd    *exec.Cmd
 }
 
-// startFleet runs n gateways until the test ends.
+// setup is what a fleet consists of; the zero value is one gateway on a file.
+type setup struct {
+	n         int
+	redis     *servers.Redis
+	redisLine string // instead of the one for redis
+	dsn       string // PostgreSQL, for operators
+	storeLine string // for gateways, instead of the one for the file or dsn
+	masters   string // behind master_key, for PostgreSQL; default masterKey
+	global    string
+}
+
+// masterKey is the one of fleets on PostgreSQL.
+const masterKey = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+
+// startFleet runs n gateways on a file until the test ends.
 func startFleet(t *testing.T, n int, redis bool, global string) *fleet {
 	t.Helper()
-	f := &fleet{t: t, dir: t.TempDir()}
+	s := setup{n: n, global: global}
+	if redis {
+		s.redis = servers.StartRedis(t)
+	}
+	return startSetup(t, s)
+}
+
+func startSetup(t *testing.T, s setup) *fleet {
+	t.Helper()
+	f := &fleet{t: t, dir: t.TempDir(), redis: s.redis, dsn: s.dsn}
 	f.upstream = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }))
 	t.Cleanup(f.upstream.Close)
-	if redis {
-		f.redis = servers.StartRedis(t)
-		global += "\nredis " + f.redis.URL()
-	}
 	tr := &http.Transport{MaxIdleConnsPerHost: 128, MaxIdleConns: 1024}
 	t.Cleanup(tr.CloseIdleConnections)
 	f.client = &http.Client{Transport: tr, Timeout: 10 * time.Second}
-	for i := range n {
-		g := &gateway{f: f, name: fmt.Sprintf("gateway-%d", i), addr: servers.SpareAddr(t)}
+	for i := range max(s.n, 1) {
+		g := &gateway{f: f, name: fmt.Sprintf("gateway-%d", i), addr: servers.SpareAddr(t), admin: servers.SpareAddr(t)}
 		g.config = filepath.Join(f.dir, g.name+".caddyfile")
-		text := fmt.Sprintf(`{
-	admin off
-	persist_config off
-	auto_https off
-	storage file_system %[1]s/caddy
-	log {
-		output file %[1]s/%[2]s.log
-		format auth_redact
-	}
-	auth {
-		store sqlite %[1]s/auth.db
-		%[3]s
-	}
-}
-http://%[4]s {
-	auth_health /ready
-	auth
-	reverse_proxy %[5]s
-}
-`, f.dir, g.name, global, g.addr, f.upstream.Listener.Addr())
-		if err := os.WriteFile(g.config, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		g.configure(s)
 		f.gateways = append(f.gateways, g)
 		g.start()
 		if i == 0 {
@@ -136,6 +137,66 @@ http://%[4]s {
 	}
 	f.open()
 	return f
+}
+
+// lines are the global block's about the store and Redis.
+func (s setup) lines(dir string) string {
+	store, redis := s.storeLine, s.redisLine
+	switch {
+	case store == "" && s.dsn == "":
+		store = "store sqlite " + dir + "/auth.db"
+	case store == "":
+		store = fmt.Sprintf("store postgres %q", s.dsn)
+	}
+	if strings.HasPrefix(store, "store postgres") {
+		masters := s.masters
+		if masters == "" {
+			masters = masterKey
+		}
+		store += "\nmaster_key " + masters
+	}
+	if redis == "" && s.redis != nil {
+		redis = "redis " + s.redis.URL()
+	}
+	return store + "\n" + redis + "\n" + s.global
+}
+
+// configure writes the gateway's configuration.
+func (g *gateway) configure(s setup) {
+	g.f.t.Helper()
+	text := fmt.Sprintf(`{
+	admin %[6]s
+	persist_config off
+	auto_https off
+	storage file_system %[1]s/caddy
+	log {
+		output file %[1]s/%[2]s.log
+		format auth_redact
+	}
+	auth {
+		%[3]s
+	}
+}
+http://%[4]s {
+	auth_health /ready
+	auth {
+		public /open
+	}
+	reverse_proxy %[5]s
+}
+`, g.f.dir, g.name, s.lines(g.f.dir), g.addr, g.f.upstream.Listener.Addr(), g.admin)
+	if err := os.WriteFile(g.config, []byte(text), 0o600); err != nil {
+		g.f.t.Fatal(err)
+	}
+}
+
+// reload makes the gateway take its configuration anew, as an operator does.
+func (g *gateway) reload() {
+	g.f.t.Helper()
+	out, err := child(g.f.t, "caddy-auth", g.f.dir, "reload", "--config", g.config, "--adapter", "caddyfile", "--force").CombinedOutput()
+	if err != nil {
+		g.f.t.Fatalf("reloading %s: %v: %s", g.name, err, out)
+	}
 }
 
 func (g *gateway) start() {
@@ -190,18 +251,50 @@ func (g *gateway) get(path, key string) int {
 // open gives the test what an operator has, bell included.
 func (f *fleet) open() {
 	f.t.Helper()
-	f.backend = sqlite.New(filepath.Join(f.dir, "auth.db"))
 	var err error
-	if f.db, err = store.Open(context.Background(), f.backend, store.Existing); err != nil {
+	if f.db, err = store.Open(context.Background(), f.backend(), store.Existing); err != nil {
 		f.t.Fatal(err)
 	}
 	f.t.Cleanup(func() { _ = f.db.Close() })
 	f.ops = f.operator()
 }
 
+func (f *fleet) backend() store.Backend {
+	f.t.Helper()
+	if f.dsn == "" {
+		f.file = sqlite.New(filepath.Join(f.dir, "auth.db"))
+		return f.file
+	}
+	b, err := postgres.New(f.dsn)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return b
+}
+
+func (f *fleet) ring() *secret.Ring {
+	f.t.Helper()
+	key := auth.NewSecret(masterKey)
+	if f.dsn == "" {
+		var err error
+		if key, err = f.file.MasterKey(); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+	raw, err := secret.ParseMasterKey(key)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	ring, err := secret.NewRing("store secrets", raw)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return ring
+}
+
 func (f *fleet) operator() *manage.Manager {
 	f.t.Helper()
-	ring := storeRing(f.t, f.backend)
+	ring := f.ring()
 	m := manage.New(f.db, "test", "ca", func(ctx context.Context) (*secret.Minter, error) { return f.db.Minter(ctx, ring) })
 	if f.redis == nil {
 		return m
@@ -231,23 +324,6 @@ type bell struct {
 func (b *bell) Ring(ctx context.Context) error {
 	b.asked = time.Now()
 	return b.c.Publish(ctx, b.channel)
-}
-
-func storeRing(t testing.TB, b *sqlite.Backend) *secret.Ring {
-	t.Helper()
-	key, err := b.MasterKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, err := secret.ParseMasterKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ring, err := secret.NewRing("store secrets", raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ring
 }
 
 // key makes a key.

@@ -235,7 +235,7 @@ func TestOperator_DoorbellOverRedisFlag(t *testing.T) {
 		}
 		return string(out)
 	}
-	at := "sqlite:" + f.backend.Path()
+	at := "sqlite:" + f.file.Path()
 	began := time.Now()
 	run("key", "disable", k.Key.ID, "--store", at, "--redis", f.redis.URL(), "--wait")
 	if took := time.Since(began); took > 10*time.Second {

@@ -77,7 +77,7 @@ func newPostgres(t testing.TB, settings []string) *Postgres {
 	_, port, _ := net.SplitHostPort(p.Addr)
 	settings = append([]string{
 		"listen_addresses=127.0.0.1", "port=" + port, "unix_socket_directories=" + home, "fsync=off", "shared_buffers=32MB",
-		"wal_level=replica", "max_wal_senders=4", "log_min_messages=warning", "max_connections=60",
+		"wal_level=replica", "max_wal_senders=4", "log_min_messages=warning", "max_connections=120",
 	}, settings...)
 	for _, s := range settings {
 		p.args = append(p.args, "-c", s)

@@ -1,7 +1,7 @@
 package servers
 
 import (
-	"io"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -18,8 +18,11 @@ const (
 	Refuse          // connections are closed as soon as they are made
 	Blackhole       // nothing is passed on or answered
 	Slow            // answers come late, each by Delay
+	Drip            // answers come byte by byte, with a tenth of Delay between two
 	Rubbish         // answers are replaced by bytes that are no answer
+	Corrupt         // bytes of answers are changed at random
 	Cut             // answers end after a few bytes, then the connection is reset
+	Say             // every request is answered with what SetSay said, and not passed on
 )
 
 // Proxy stands between a client and a server and does what it is told.
@@ -29,6 +32,8 @@ type Proxy struct {
 
 	target atomic.Pointer[string]
 	fault  atomic.Int32
+	say    atomic.Pointer[string]
+	cut    atomic.Int64 // connections made before this time, unix nanoseconds, are half open
 	mu     sync.Mutex
 	conns  map[net.Conn]bool
 	l      net.Listener
@@ -65,6 +70,16 @@ func (p *Proxy) Set(f Fault) {
 	}
 }
 
+// SetSay answers every request with a text.
+func (p *Proxy) SetSay(text string) {
+	p.say.Store(&text)
+	p.Set(Say)
+}
+
+// HalfOpen makes the server forget the connections there are, without telling
+// the client, as a restart behind a firewall does. New ones work.
+func (p *Proxy) HalfOpen() { p.cut.Store(time.Now().UnixNano()) }
+
 // Retarget sends connections that are made from now on to another server.
 func (p *Proxy) Retarget(addr string) { p.target.Store(&addr) }
 
@@ -93,9 +108,10 @@ func (p *Proxy) serve(client net.Conn) {
 	p.mu.Lock()
 	p.conns[client], p.conns[server] = true, true
 	p.mu.Unlock()
+	made := time.Now().UnixNano()
 	done := make(chan struct{}, 2)
-	go func() { p.pipe(server, client, false); done <- struct{}{} }()
-	go func() { p.pipe(client, server, true); done <- struct{}{} }()
+	go func() { p.pipe(server, client, false, made); done <- struct{}{} }()
+	go func() { p.pipe(client, server, true, made); done <- struct{}{} }()
 	<-done
 	p.mu.Lock()
 	delete(p.conns, client)
@@ -103,34 +119,56 @@ func (p *Proxy) serve(client net.Conn) {
 	p.mu.Unlock()
 }
 
-func (p *Proxy) pipe(dst io.Writer, src io.Reader, answers bool) {
+// pipe passes bytes on, or does what the fault says. dst is the client if
+// these are answers.
+func (p *Proxy) pipe(dst, src net.Conn, answers bool, made int64) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := src.Read(buf)
-		if n > 0 {
-			b := buf[:n]
-			switch f := p.is(); {
-			case f == Blackhole:
-				continue
-			case !answers:
-			case f == Slow:
-				timer := time.NewTimer(p.Delay)
-				<-timer.C
-			case f == Rubbish:
-				b = []byte("!?%$ this is no answer\r\n\x00\xff*9999999\r\n")
-			case f == Cut:
-				_, _ = dst.Write(b[:min(3, n)])
-				if c, ok := dst.(*net.TCPConn); ok {
-					_ = c.SetLinger(0)
-				}
-				return
-			}
-			if _, err := dst.Write(b); err != nil {
-				return
-			}
+		if n > 0 && made > p.cut.Load() && !p.pass(dst, src, buf[:n], answers) {
+			return
 		}
 		if err != nil {
 			return
 		}
 	}
+}
+
+// pass reports whether the connection goes on.
+func (p *Proxy) pass(dst, src net.Conn, b []byte, answers bool) bool {
+	f := p.is()
+	switch {
+	case f == Blackhole:
+		return true
+	case f == Say && !answers:
+		_, err := src.Write([]byte(*p.say.Load()))
+		return err == nil
+	case !answers:
+	case f == Slow:
+		<-time.NewTimer(p.Delay).C
+	case f == Drip:
+		for i := range b {
+			<-time.NewTimer(p.Delay / 10).C
+			if _, err := dst.Write(b[i : i+1]); err != nil {
+				return false
+			}
+		}
+		return true
+	case f == Rubbish:
+		b = []byte("!?%$ this is no answer\r\n\x00\xff*9999999\r\n")
+	case f == Corrupt:
+		for i := range b {
+			if rand.IntN(2) == 0 {
+				b[i] ^= byte(1 + rand.IntN(255))
+			}
+		}
+	case f == Cut:
+		_, _ = dst.Write(b[:min(3, len(b))])
+		if c, ok := dst.(*net.TCPConn); ok {
+			_ = c.SetLinger(0)
+		}
+		return false
+	}
+	_, err := dst.Write(b)
+	return err == nil
 }

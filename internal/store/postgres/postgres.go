@@ -9,6 +9,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"regexp"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
@@ -36,6 +38,9 @@ const (
 	// lockTimeout bounds the wait for the writer's lock, and how long a writer
 	// that stopped in the middle can hold it.
 	lockTimeout = 10 * time.Second
+	// maxMessage is the most that is read for one message, in bytes: broken
+	// answers can't make us read more.
+	maxMessage = 16 << 20
 	// changeLock is the advisory lock of all changes. It is the same for every
 	// schema of a database: one path to a table must not bypass another's lock.
 	changeLock = 0x63616464_79617574 // "caddyaut"
@@ -65,6 +70,11 @@ func New(dsn string) (*Backend, error) {
 	config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = connectTimeout
+	}
+	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		f := pgproto3.NewFrontend(r, w)
+		f.SetMaxBodyLen(maxMessage)
+		return f
 	}
 	params := map[string]string{
 		"lock_timeout":                        strconv.FormatInt(lockTimeout.Milliseconds(), 10),
