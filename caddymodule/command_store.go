@@ -155,12 +155,14 @@ func storeCommand() caddycmd.Command {
 	return caddycmd.Command{
 		Name:  "store",
 		Usage: "<command>",
-		Short: "Makes, migrates, backs up and restores the gateway's store",
+		Short: "Makes, migrates, copies, backs up and restores the gateway's store",
 		CobraFunc: func(cmd *cobra.Command) {
 			group(cmd)
 			targetFlags(cmd)
 			leaf(cmd, "init", "Makes the store, if there is none", storeInit, nil)
 			leaf(cmd, "migrate", "Brings the store up to date with this release", storeMigrate, nil)
+			leaf(cmd, "copy --to STORE", "Moves everything to another store, a file or PostgreSQL", storeCopy, copyFlags)
+			leaf(cmd, "rotate-secrets", "Makes the store's secrets anew, sealed under the present master key", storeRotateSecrets, waitFlags)
 			leaf(cmd, "backup --out FILE", "Copies the store while it is used", storeBackup, backupFlags)
 			leaf(cmd, "restore FILE", "Puts a backup in the store's place and says what that undoes", storeRestore, restoreFlags)
 		},

@@ -263,6 +263,9 @@ func (s *session) open(ctx context.Context) (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := db.Usable(ctx); err != nil && !errors.Is(err, auth.ErrMoved) { // what was moved can still be read
+		return nil, errors.Join(err, db.Close())
+	}
 	if ok, err := db.Initialized(ctx); err != nil || !ok {
 		if err == nil {
 			err = auth.WithHint(fmt.Errorf("%s: %w", t.backend.Describe(), auth.ErrNotInitialized), "make it with: caddy-auth store init")

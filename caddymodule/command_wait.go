@@ -85,6 +85,31 @@ type cliBell struct {
 
 // Ring implements manage.Bell. Without Redis there is nothing to ring.
 func (b cliBell) Ring(ctx context.Context) error {
+	channel, err := b.channel(ctx)
+	if err != nil {
+		return err
+	}
+	return b.ring(ctx, channel)
+}
+
+// channel is where the gateways listen; empty without Redis.
+func (b cliBell) channel(ctx context.Context) (string, error) {
+	conf, err := b.t.redis(b.cmd)
+	if err != nil || conf == nil {
+		return "", err
+	}
+	ring, err := masterRing(b.t.masters, b.t.backend, false)
+	if err != nil {
+		return "", err
+	}
+	e, err := b.opened.db.Envelope(ctx, ring)
+	if err != nil {
+		return "", err
+	}
+	return conf.prefix() + e.Channel(bellKind), nil
+}
+
+func (b cliBell) ring(ctx context.Context, channel string) error {
 	conf, err := b.t.redis(b.cmd)
 	if err != nil || conf == nil {
 		return err
@@ -94,17 +119,9 @@ func (b cliBell) Ring(ctx context.Context) error {
 		return err
 	}
 	opts.Timeout = max(opts.Timeout, ringTimeout)
-	ring, err := masterRing(b.t.masters, b.t.backend, false)
-	if err != nil {
-		return err
-	}
-	e, err := b.opened.db.Envelope(ctx, ring)
-	if err != nil {
-		return err
-	}
 	client := redisx.New(opts)
 	defer client.Close()
-	return client.Publish(ctx, conf.prefix()+e.Channel(bellKind))
+	return client.Publish(ctx, channel)
 }
 
 // redis is the Redis that the flag or the configuration names; nil: none.

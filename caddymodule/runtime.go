@@ -345,8 +345,13 @@ func (rt *runtime) readSecrets(ctx context.Context) error {
 func (rt *runtime) applied(c auth.Change) {
 	rt.streams.Applied(c)
 	metrics.lag.Set(max(0, time.Since(time.UnixMilli(c.At)).Seconds()))
-	if c.Kind == store.ChangeSecrets {
+	switch c.Kind {
+	case store.ChangeSecrets:
 		rt.secretsChanged()
+	case store.ChangeMoved: // a key that is not good here may be, where the store is now
+		rt.memory.ClearDenials()
+		rt.logger().Error("the store was moved: name the new one in the configuration and reload; cached verdicts are trusted until max_staleness, then requests get 503",
+			zap.String("store", rt.backend.Describe()), zap.Duration("left", rt.follower.Config().MaxStaleness-min(rt.follower.BeatAge(time.Now()), never)))
 	}
 }
 

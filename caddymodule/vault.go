@@ -64,6 +64,9 @@ func openAndInit(ctx context.Context, backend Backend, configured []auth.Secret,
 		_ = db.Close() // the first error is the one to report
 		return nil, nil, false, err
 	}
+	if err := db.Usable(ctx); err != nil {
+		return fail(err)
+	}
 	done, err := db.Initialized(ctx)
 	if err != nil {
 		return fail(err)

@@ -26,6 +26,9 @@ var (
 	ErrTooNew = errors.New("written by a newer release")
 	// ErrNotInitialized: there is no store yet.
 	ErrNotInitialized = errors.New("not initialized")
+	// ErrMoved: the store was copied to another place, and is not changed here
+	// any more.
+	ErrMoved = errors.New("moved")
 	// ErrReplaced: the store's file is not the one that was opened.
 	ErrReplaced = errors.New("replaced")
 	// ErrOverloaded: too much of this work is already under way.

@@ -25,6 +25,7 @@ type Key struct {
 	LastUsedAt    int64
 	RefusedAt     int64  // when it was refused last
 	RefusedReason string // and why
+	Format        string // of an imported key, its declared pattern's name; empty: a key of our own
 	OwnerDisabled bool   // read with the row, not written with it
 }
 

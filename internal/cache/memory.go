@@ -267,6 +267,16 @@ func (m *Memory) Clear() {
 	}
 }
 
+// ClearDenials forgets every denial.
+func (m *Memory) ClearDenials() {
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.mu.Lock()
+		s.bad = newTable(m.seed, s.bad.most, nil)
+		s.mu.Unlock()
+	}
+}
+
 // Len returns how many identities and denials are cached.
 func (m *Memory) Len() (good, bad int) {
 	for i := range m.shards {

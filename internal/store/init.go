@@ -3,8 +3,6 @@ package store
 import (
 	"context"
 	"crypto/rand"
-	"database/sql"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -109,50 +107,6 @@ func (d *DB) Prefixes(ctx context.Context) ([]string, error) {
 	return out, d.wrap("reading the key prefixes", rows.Err())
 }
 
-// newSecret writes the first secret called name, random and sealed.
-func (tx *Tx) newSecret(ctx context.Context, ring *secret.Ring, storeID []byte, name string, length int) error {
-	plain := make([]byte, length)
-	if _, err := rand.Read(plain); err != nil {
-		return fmt.Errorf("reading random bytes: %w", err)
-	}
-	return tx.exec(ctx, "writing the "+name+" secret", `INSERT INTO secrets (name, id, sealed, created_at) VALUES ($1, 1, $2, $3)`,
-		name, ring.Seal(sealedName(storeID, name, 1), plain), tx.now)
-}
-
-// EnsureSealing makes a sealing secret where an earlier release left none, or
-// where ring, which must have opened the minting secrets, can't open it: what
-// it sealed is only a cache.
-func (d *DB) EnsureSealing(ctx context.Context, actor string, ring *secret.Ring) error {
-	_, have, err := d.secrets(ctx, ring, sealingSecret)
-	useless := errors.Is(err, secret.ErrWrongKey)
-	if err != nil && !useless || len(have) > 0 && !useless {
-		return err
-	}
-	return d.Change(ctx, actor, func(tx *Tx) error {
-		var n int
-		if err := tx.queryRow(ctx, `SELECT COUNT(*) FROM secrets WHERE name = $1`, sealingSecret).Scan(&n); err != nil {
-			return d.wrap("reading the sealing secret", err)
-		}
-		if n > 0 && !useless {
-			return nil
-		}
-		if err := tx.exec(ctx, "replacing the sealing secret", `DELETE FROM secrets WHERE name = $1`, sealingSecret); err != nil {
-			return err
-		}
-		var id []byte
-		if err := tx.queryRow(ctx, queryStoreID).Scan(&id); err != nil {
-			return d.wrap("reading the store's id", err)
-		}
-		if err := tx.newSecret(ctx, ring, id, sealingSecret, secret.SealingSecretLen); err != nil {
-			return err
-		}
-		if err := tx.Journal(ctx, ChangeSecrets, nil, auth.Parent{}); err != nil {
-			return err
-		}
-		return tx.Audit(ctx, "store.secret", "store", map[string]any{"name": sealingSecret})
-	})
-}
-
 const queryStoreID = `SELECT value FROM store_meta WHERE name = 'store_id'`
 
 // ID returns the store's id, which a copy of the store keeps.
@@ -174,66 +128,4 @@ func (d *DB) Renew(ctx context.Context) error {
 		return fmt.Errorf("reading random bytes: %w", err)
 	}
 	return d.NewEpoch(ctx, epoch, next)
-}
-
-// secrets opens the secrets called name with ring, newest first. A ring
-// without the right master key is secret.ErrWrongKey, with a hint.
-func (d *DB) secrets(ctx context.Context, ring *secret.Ring, name string) (storeID []byte, plain [][]byte, err error) {
-	read := d.current().Read
-	if err := read.QueryRowContext(ctx, queryStoreID).Scan(&storeID); err != nil {
-		if errors.Is(err, sql.ErrNoRows) {
-			return nil, nil, auth.WithHint(fmt.Errorf("%s: %w", d.Describe(), auth.ErrNotInitialized), "make it with: caddy-auth store init")
-		}
-		return nil, nil, d.wrap("reading the store's id", err)
-	}
-	rows, err := read.QueryContext(ctx, `SELECT id, sealed FROM secrets WHERE name = $1 ORDER BY id DESC`, name)
-	if err != nil {
-		return nil, nil, d.wrap("reading the "+name+" secrets", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var n int
-		var sealed []byte
-		if err := rows.Scan(&n, &sealed); err != nil {
-			return nil, nil, d.wrap("reading the "+name+" secrets", err)
-		}
-		text, err := ring.Open(sealedName(storeID, name, n), sealed)
-		if err != nil {
-			return nil, nil, auth.WithHint(fmt.Errorf("opening %s secret %d of %s: %w", name, n, d.Describe(), err),
-				"the master key must be the one this store was made with")
-		}
-		plain = append(plain, text)
-	}
-	return storeID, plain, d.wrap("reading the "+name+" secrets", rows.Err())
-}
-
-// Minter opens the store's minting secrets with ring. A ring without the
-// right master key is secret.ErrWrongKey, with a hint.
-func (d *DB) Minter(ctx context.Context, ring *secret.Ring) (*secret.Minter, error) {
-	_, minting, err := d.secrets(ctx, ring, mintingSecret)
-	if err != nil {
-		return nil, err
-	}
-	prefixes, err := d.Prefixes(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return secret.NewMinter(minting, prefixes)
-}
-
-// Envelope opens the store's sealing secrets with ring. A store that an
-// earlier release made may have none: auth.ErrNotFound.
-func (d *DB) Envelope(ctx context.Context, ring *secret.Ring) (*secret.Envelope, error) {
-	id, sealing, err := d.secrets(ctx, ring, sealingSecret)
-	if err != nil {
-		return nil, err
-	}
-	if len(sealing) == 0 {
-		return nil, fmt.Errorf("the sealing secret of %s: %w", d.Describe(), auth.ErrNotFound)
-	}
-	return secret.NewEnvelope(id, sealing...)
-}
-
-func sealedName(storeID []byte, name string, id int) string {
-	return fmt.Sprintf("%x/%s/%d", storeID, name, id)
 }

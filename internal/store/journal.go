@@ -19,7 +19,8 @@ const (
 	ChangeKeyDisable = "key.disable"
 	ChangeKeyEnable  = "key.enable"
 	ChangeOwner      = "owner"
-	ChangeSecrets    = "secrets" // prefixes or minting secrets: gateways read them again
+	ChangeMoved      = "store.moved" // nothing is changed here any more
+	ChangeSecrets    = "secrets"     // prefixes or minting secrets: gateways read them again
 )
 
 // Look is what a gateway learns from one look at the journal, read in one

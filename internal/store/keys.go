@@ -14,13 +14,13 @@ import (
 )
 
 const keyColumns = `k.id, k.fingerprint, k.owner, k.name, k.hint, k.environment, k.scopes, k.networks, k.meta, k.created_at, k.expires_at,
-	k.disabled_at, k.revoked_at, k.revoked_reason, k.replaced_by, k.replaced_at, k.overlap_until, k.last_used_at, k.refused_at, k.refused_reason, o.disabled_at`
+	k.disabled_at, k.revoked_at, k.revoked_reason, k.replaced_by, k.replaced_at, k.overlap_until, k.last_used_at, k.refused_at, k.refused_reason, k.format, o.disabled_at`
 
 const queryKeys = `SELECT ` + keyColumns + ` FROM keys k JOIN owners o ON o.name = k.owner `
 
 // The row and the point it was read at come from one statement, so from one
 // snapshot (design 4.6, Point).
-const queryLookup = `SELECT m.value, j.seq, j.id, ` + keyColumns + `
+const queryLookup = `SELECT m.value, j.seq, j.id, (SELECT COUNT(*) FROM store_meta WHERE name = '` + metaMoved + `'), ` + keyColumns + `
 	FROM store_meta m
 	CROSS JOIN (SELECT seq, id FROM journal ORDER BY seq DESC LIMIT 1) j
 	LEFT JOIN keys k ON k.fingerprint = $1
@@ -32,6 +32,7 @@ const queryLookup = `SELECT m.value, j.seq, j.id, ` + keyColumns + `
 type Loaded struct {
 	Point auth.Point
 	Key   *auth.Key // nil: no such key
+	Moved bool      // the store was moved: what is not there may be at its new place
 }
 
 // LookupKey reads the key with a fingerprint. A missing key is no error.
@@ -39,7 +40,7 @@ func (d *DB) LookupKey(ctx context.Context, fp auth.Fingerprint) (Loaded, error)
 	var l Loaded
 	var epoch, row []byte
 	var k nullableKey
-	err := d.current().lookup.QueryRowContext(ctx, fp[:]).Scan(append([]any{&epoch, &l.Point.Seq, &row}, k.dest()...)...)
+	err := d.current().lookup.QueryRowContext(ctx, fp[:]).Scan(append([]any{&epoch, &l.Point.Seq, &row, &l.Moved}, k.dest()...)...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return l, fmt.Errorf("looking up a key in %s: %w", d.Describe(), auth.ErrNotInitialized)
 	}
@@ -147,9 +148,9 @@ func (tx *Tx) InsertKey(ctx context.Context, k *auth.Key) error {
 	if err != nil {
 		return fmt.Errorf("writing a key: %w", err)
 	}
-	return tx.exec(ctx, "writing a key", `INSERT INTO keys (id, fingerprint, owner, name, hint, environment, scopes, networks, meta, created_at, expires_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
-		k.ID, k.Fingerprint[:], k.Owner, k.Name, k.Hint, k.Environment, strings.Join(k.Scopes, " "), strings.Join(k.Networks, " "), string(meta), k.CreatedAt, k.ExpiresAt)
+	return tx.exec(ctx, "writing a key", `INSERT INTO keys (id, fingerprint, owner, name, hint, environment, scopes, networks, meta, created_at, expires_at, format)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`,
+		k.ID, k.Fingerprint[:], k.Owner, k.Name, k.Hint, k.Environment, strings.Join(k.Scopes, " "), strings.Join(k.Networks, " "), string(meta), k.CreatedAt, k.ExpiresAt, k.Format)
 }
 
 // UpdateKey writes every field of a key that can change.
@@ -262,7 +263,7 @@ func record[T any](ctx context.Context, d *DB, doing string, items []T, statemen
 
 // nullableKey scans a key that an outer join may have left out.
 type nullableKey struct {
-	id, owner, name, hint, environment, scopes, networks, meta, revokedReason, replacedBy, refusedReason          sql.NullString
+	id, owner, name, hint, environment, scopes, networks, meta, revokedReason, replacedBy, refusedReason, format  sql.NullString
 	fingerprint                                                                                                   []byte
 	createdAt, expiresAt, disabledAt, revokedAt, replacedAt, overlapUntil, lastUsedAt, refusedAt, ownerDisabledAt sql.NullInt64
 }
@@ -270,7 +271,7 @@ type nullableKey struct {
 func (k *nullableKey) dest() []any {
 	return []any{
 		&k.id, &k.fingerprint, &k.owner, &k.name, &k.hint, &k.environment, &k.scopes, &k.networks, &k.meta, &k.createdAt, &k.expiresAt,
-		&k.disabledAt, &k.revokedAt, &k.revokedReason, &k.replacedBy, &k.replacedAt, &k.overlapUntil, &k.lastUsedAt, &k.refusedAt, &k.refusedReason, &k.ownerDisabledAt,
+		&k.disabledAt, &k.revokedAt, &k.revokedReason, &k.replacedBy, &k.replacedAt, &k.overlapUntil, &k.lastUsedAt, &k.refusedAt, &k.refusedReason, &k.format, &k.ownerDisabledAt,
 	}
 }
 
@@ -281,7 +282,7 @@ func (k *nullableKey) key() (*auth.Key, error) {
 		CreatedAt: k.createdAt.Int64, ExpiresAt: k.expiresAt.Int64, DisabledAt: k.disabledAt.Int64,
 		RevokedAt: k.revokedAt.Int64, RevokedReason: k.revokedReason.String,
 		ReplacedBy: k.replacedBy.String, ReplacedAt: k.replacedAt.Int64, OverlapUntil: k.overlapUntil.Int64, LastUsedAt: k.lastUsedAt.Int64,
-		RefusedAt: k.refusedAt.Int64, RefusedReason: k.refusedReason.String,
+		RefusedAt: k.refusedAt.Int64, RefusedReason: k.refusedReason.String, Format: k.format.String,
 		OwnerDisabled: k.ownerDisabledAt.Int64 != 0,
 	}
 	if copy(out.Fingerprint[:], k.fingerprint) != len(k.fingerprint) || len(k.fingerprint) != len(out.Fingerprint) {

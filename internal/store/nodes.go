@@ -70,6 +70,9 @@ func (d *DB) write(ctx context.Context, c *Conns, do func(tx *sql.Tx, now int64)
 
 func (d *DB) finish(ctx context.Context, tx *sql.Tx, do func(tx *sql.Tx, now int64) error) error {
 	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
+	if err := d.checkMoved(ctx, tx); err != nil {
+		return err
+	}
 	now, err := d.backend.Now(ctx, tx)
 	if err != nil {
 		return err

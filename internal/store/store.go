@@ -43,6 +43,9 @@ type Backend interface {
 	// BeginRead starts a read-only transaction that sees one snapshot of the
 	// newest there is. A copy that lags is auth.ErrUnavailable.
 	BeginRead(ctx context.Context, db *sql.DB) (*sql.Tx, error)
+	// Renumber makes numbers that the database gives out go on above those of
+	// rows that were written with one.
+	Renumber(ctx context.Context, tx *sql.Tx) error
 	// Now is the store's clock in unix milliseconds, the same for everybody who
 	// uses the store.
 	Now(ctx context.Context, tx *sql.Tx) (int64, error)
@@ -161,6 +164,9 @@ func (d *DB) Close() error { return d.current().close() }
 
 // Describe names the store for people.
 func (d *DB) Describe() string { return d.backend.Describe() }
+
+// Backend is what the store is on.
+func (d *DB) Backend() Backend { return d.backend }
 
 func (d *DB) current() *Conns {
 	d.mu.RLock()

@@ -31,6 +31,9 @@ func (d *DB) Change(ctx context.Context, actor string, change func(*Tx) error) e
 		return d.wrap("beginning a change", err)
 	}
 	defer func() { _ = sqlTx.Rollback() }() // after a commit it does nothing
+	if err := d.checkMoved(ctx, sqlTx); err != nil {
+		return d.wrap("beginning a change", err)
+	}
 	now, err := d.backend.Now(ctx, sqlTx)
 	if err != nil {
 		return d.wrap("reading the store's clock", err)

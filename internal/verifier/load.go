@@ -167,6 +167,10 @@ func (v *Verifier) loadStore(ctx context.Context, f *cache.Flight, fp auth.Finge
 			return record, false
 		}
 		verdict := verdictOfKey(loaded.Key)
+		if loaded.Moved && verdict.Outcome == auth.Deny && verdict.Reason != auth.ReasonRevoked {
+			v.memory.Abort(f, auth.Undecided(fmt.Errorf("looking up a key: %w", auth.ErrMoved)))
+			return record, false
+		}
 		parents := auth.ParentsOf(&verdict.Identity)
 		if v.fence.Fence(loaded.Point, fp, parents) == feed.Ahead {
 			if err := v.fence.LookSoon(ctx); err != nil {

@@ -217,6 +217,17 @@ func (b *Backend) BeginRead(ctx context.Context, db *sql.DB) (*sql.Tx, error) {
 	return tx, nil
 }
 
+// Renumber implements store.Backend.
+func (b *Backend) Renumber(ctx context.Context, tx *sql.Tx) error {
+	for _, t := range []struct{ table, column string }{{"journal", "seq"}, {"audit", "id"}} {
+		query := fmt.Sprintf(`SELECT setval(pg_get_serial_sequence('%[1]s', '%[2]s'), MAX(%[2]s)) FROM %[1]s HAVING MAX(%[2]s) IS NOT NULL`, t.table, t.column)
+		if _, err := tx.ExecContext(ctx, query); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 var errStandby = auth.WithHint(fmt.Errorf("it is a standby, which may lag behind: %w", auth.ErrUnavailable), "name the primary, or all hosts with commas")
 
 // Now implements store.Backend: the server's clock.

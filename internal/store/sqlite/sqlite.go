@@ -194,6 +194,9 @@ func (b *Backend) BeginNote(ctx context.Context, db *sql.DB) (*sql.Tx, error) {
 	return b.BeginWrite(ctx, db)
 }
 
+// Renumber implements store.Backend: AUTOINCREMENT looks at every row.
+func (b *Backend) Renumber(context.Context, *sql.Tx) error { return nil }
+
 // BeginRead implements store.Backend: any read transaction is a snapshot.
 func (b *Backend) BeginRead(ctx context.Context, db *sql.DB) (*sql.Tx, error) {
 	return db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})

@@ -39,6 +39,7 @@ func Run(t *testing.T, backend func(t *testing.T, name string) store.Backend) {
 		"keeps the last refusal":          testRefusals,
 		"finds in the audit log":          testAudit,
 		"beats under a lock":              testBeatUnderLock,
+		"rotates its secrets":             testRotateSecrets,
 	} {
 		t.Run(name, func(t *testing.T) {
 			test(t, func(name string) store.Backend { return backend(t, name) })

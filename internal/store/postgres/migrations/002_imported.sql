@@ -1,0 +1,13 @@
+-- min_reader: 1
+-- Patterns of keys that were made elsewhere and imported.
+CREATE TABLE key_formats (
+	name       TEXT COLLATE "C" PRIMARY KEY,
+	pattern    TEXT NOT NULL,
+	created_at BIGINT NOT NULL
+);
+
+-- The pattern of an imported key; empty: a key of our own.
+ALTER TABLE keys ADD COLUMN format TEXT NOT NULL DEFAULT '';
+
+CREATE INDEX keys_imported ON keys (id) WHERE format <> '';
+CREATE INDEX keys_by_expiry ON keys (expires_at) WHERE expires_at > 0;
