@@ -42,7 +42,14 @@ func keyCommand() caddycmd.Command {
 				c.Flags().String("state", "", "only in this state: active, replaced, disabled, owner_disabled, expired or revoked")
 				c.Flags().String("created-before", "", "only older: a duration such as 90d, or a time")
 				c.Flags().String("hint", "", "only with this in their hint")
+				c.Flags().String("expiring", "", "only that work and end within a duration such as 14d")
+				c.Flags().String("unused", "", "only that work and were not used for a duration such as 90d")
 				c.Flags().Int("limit", 0, "at most so many")
+				c.Flags().String("after", "", "only those after this id, to go on where a list with --limit ended")
+			})
+			leaf(cmd, "import FILE", "Imports keys that were made elsewhere, from CSV or JSON", keyImport, func(c *cobra.Command) {
+				c.Long = importLong
+				importFlags(c)
 			})
 			leaf(cmd, "show ID", "Shows a key and its history", keyShow, nil)
 			leaf(cmd, "find", "Finds the key whose text is typed or piped in", keyFind, nil)
@@ -107,13 +114,9 @@ func readSpec(cmd *cobra.Command) (func(*manage.KeySpec), error) {
 	}
 	if f.Changed("meta") {
 		pairs, _ := f.GetStringArray("meta")
-		meta := map[string]string{}
-		for _, p := range nonEmpty(pairs) {
-			k, v, ok := strings.Cut(p, "=")
-			if !ok {
-				return nil, usagef("--meta %q: want name=value", p)
-			}
-			meta[k] = v
+		meta, err := readMeta(nonEmpty(pairs))
+		if err != nil {
+			return nil, usagef("--%w", err)
 		}
 		edits = append(edits, func(s *manage.KeySpec) { s.Meta = meta })
 	}
@@ -253,6 +256,9 @@ func keyList(ctx context.Context, s *session) error {
 	if filter.CreatedBefore, err = s.timeFlag("created-before"); err != nil {
 		return err
 	}
+	if err := s.listFlags(&filter); err != nil {
+		return err
+	}
 	o, err := s.open(ctx)
 	if err != nil {
 		return err
@@ -262,7 +268,42 @@ func keyList(ctx context.Context, s *session) error {
 	if err := o.db.Keys(ctx, filter, table.add); err != nil {
 		return err
 	}
-	return table.end()
+	if err := table.end(); err != nil {
+		return err
+	}
+	if filter.Limit > 0 && table.rows == filter.Limit {
+		s.note("there may be more: --after %s", table.last)
+	}
+	return nil
+}
+
+// listFlags reads those about time and paging.
+func (s *session) listFlags(filter *store.KeyFilter) error {
+	f := s.cmd.Flags()
+	if filter.After, _ = f.GetString("after"); filter.After != "" {
+		if err := checkIDs([]string{filter.After}); err != nil {
+			return err
+		}
+	}
+	now := time.Now()
+	for name, set := range map[string]func(d time.Duration){
+		"expiring": func(d time.Duration) { filter.ExpiringBefore = now.Add(d).UnixMilli() },
+		"unused":   func(d time.Duration) { filter.UnusedSince = now.Add(-d).UnixMilli() },
+	} {
+		text, _ := f.GetString(name)
+		if text == "" {
+			continue
+		}
+		d, err := caddy.ParseDuration(text)
+		if err != nil || d <= 0 {
+			return usagef("--%s %q: want a duration such as 14d", name, text)
+		}
+		set(d)
+		if filter.State != "" && filter.State != auth.KeyActive {
+			return usagef("--%s lists keys that work, --state %s others", name, filter.State)
+		}
+	}
+	return nil
 }
 
 func keyShow(ctx context.Context, s *session) error {

@@ -44,6 +44,7 @@ type keyView struct {
 	LastUsedAt    moment            `json:"last_used_at"`
 	RefusedAt     moment            `json:"refused_at"`
 	RefusedReason string            `json:"refused_reason,omitempty"`
+	Format        string            `json:"format,omitempty"`
 	DisabledAt    moment            `json:"disabled_at"`
 	RevokedAt     moment            `json:"revoked_at"`
 	RevokedReason string            `json:"revoked_reason,omitempty"`
@@ -55,7 +56,7 @@ func viewKey(k *auth.Key) keyView {
 	return keyView{
 		ID: k.ID, Owner: k.Owner, Name: k.Name, Hint: k.Hint, Env: k.Environment, Scopes: list(k.Scopes), State: k.State(time.Now()),
 		AllowIP: list(k.Networks), Meta: k.Meta, CreatedAt: moment(k.CreatedAt), ExpiresAt: moment(k.NotAfter()), LastUsedAt: moment(k.LastUsedAt),
-		RefusedAt: moment(k.RefusedAt), RefusedReason: k.RefusedReason,
+		RefusedAt: moment(k.RefusedAt), RefusedReason: k.RefusedReason, Format: k.Format,
 		DisabledAt: moment(k.DisabledAt), RevokedAt: moment(k.RevokedAt), RevokedReason: k.RevokedReason,
 		ReplacedBy: k.ReplacedBy, ReplacedAt: moment(k.ReplacedAt),
 	}
@@ -108,7 +109,12 @@ type keyTable struct {
 	s    *session
 	tab  *tabwriter.Writer
 	rows int
+	last string // the id of the last key
 }
+
+// tableFlush is how many rows are aligned with each other: a list of millions
+// does not wait for its end.
+const tableFlush = 1000
 
 func (s *session) keyTable() *keyTable {
 	return &keyTable{s: s, tab: tabwriter.NewWriter(s.out, 0, 4, 2, ' ', 0)}
@@ -116,8 +122,14 @@ func (s *session) keyTable() *keyTable {
 
 func (t *keyTable) add(k *auth.Key) error {
 	t.rows++
+	t.last = k.ID
 	if t.s.json {
 		return printJSON(t.s.out, viewKey(k))
+	}
+	if t.rows%tableFlush == 0 {
+		if err := t.tab.Flush(); err != nil {
+			return err
+		}
 	}
 	if t.rows == 1 {
 		fmt.Fprintln(t.tab, "ID\tHINT\tOWNER\tENV\tSCOPES\tSTATE\tCREATED\tEXPIRES\tLAST USED")

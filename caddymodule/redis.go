@@ -86,8 +86,10 @@ func (c *RedisConfig) options() (redisx.Options, redisKey, error) {
 	fail := func(err error) (redisx.Options, redisKey, error) {
 		return redisx.Options{}, redisKey{}, fmt.Errorf("redis: %w", err)
 	}
-	resolved := map[string]string{"url": c.URL, "addresses": strings.Join(c.Addresses, " "), "username": c.Username, "password": c.Password,
-		"sentinel_username": c.SentinelUsername, "sentinel_password": c.SentinelPassword}
+	resolved := map[string]string{
+		"url": c.URL, "addresses": strings.Join(c.Addresses, " "), "username": c.Username, "password": c.Password,
+		"sentinel_username": c.SentinelUsername, "sentinel_password": c.SentinelPassword,
+	}
 	for name, text := range resolved {
 		out, err := caddy.NewReplacer().ReplaceOrErr(text, true, true)
 		if err != nil {

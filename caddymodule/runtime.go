@@ -173,7 +173,13 @@ func (rt *runtime) open() error {
 	if err := db.EnsureSealing(ctx, "gateway", ring); err != nil {
 		rt.logger().Warn("the secret for shared records could not be written; redis is not used", zap.Error(err))
 	}
+	imported, err := db.Imported(ctx)
+	if err != nil {
+		_ = db.Close() // the first error is the one to report
+		return err
+	}
 	rt.ring.Store(ring)
+	rt.setImported(imported)
 	rt.setMinter(minter)
 	rt.setEnvelope(ctx, db, ring)
 	if err := db.Warm(ctx); err != nil {
@@ -290,6 +296,7 @@ func (rt *runtime) endNow() error {
 	rt.follower.Retire() // also what a late request begins
 	rt.drains(false)
 	rt.verifier.SetShared(nil)
+	masker.SetImported(rt, nil)
 	rt.linkMu.Lock()
 	rt.linkBell(&settings{})
 	rt.linkMu.Unlock()
@@ -333,7 +340,12 @@ func (rt *runtime) readSecrets(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	imported, err := db.Imported(ctx)
+	if err != nil {
+		return err
+	}
 	rt.ring.Store(ring)
+	rt.setImported(imported)
 	rt.setMinter(m)
 	if err := db.EnsureSealing(ctx, "gateway", ring); err != nil { // a restored store may have none
 		rt.logger().Warn("the secret for shared records could not be written; redis is not used", zap.Error(err))
@@ -348,6 +360,11 @@ func (rt *runtime) applied(c auth.Change) {
 	switch c.Kind {
 	case store.ChangeSecrets:
 		rt.secretsChanged()
+	case store.ChangeKeyImport:
+		if err := rt.learnImported(c.Fingerprints); err != nil {
+			rt.setMinter(nil) // as with secrets: better not to decide
+			rt.logger().Error("reading the imported keys", zap.Error(err))
+		}
 	case store.ChangeMoved: // a key that is not good here may be, where the store is now
 		rt.memory.ClearDenials()
 		rt.logger().Error("the store was moved: name the new one in the configuration and reload; cached verdicts are trusted until max_staleness, then requests get 503",

@@ -24,7 +24,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	prefixes := h.app.rt.prefixes()
 	presented := h.sources.Take(r.Header, prefixes, h.ForwardCredential)
 	h.policy.Clean(r, h.sources.Aliases())
-	target := h.site.JudgeTarget(r.Method, originalTarget(r), verifier.IsPreflight(r.Method, r.Header), prefixes)
+	target := h.site.JudgeTarget(r.Method, originalTarget(r), verifier.IsPreflight(r.Method, r.Header), prefixes, h.app.rt.verifier.Imported())
 	switch {
 	case target.Refusal != nil:
 		h.burn(r, target.Leaked)
@@ -91,7 +91,7 @@ func (h *Handler) again(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	h.policy.Clean(r, h.sources.Aliases())
 	c.add(h.policy)
 	c.inject(r.Header)
-	target := h.site.JudgeTarget(r.Method, originalTarget(r), verifier.IsPreflight(r.Method, r.Header), h.app.rt.prefixes())
+	target := h.site.JudgeTarget(r.Method, originalTarget(r), verifier.IsPreflight(r.Method, r.Header), h.app.rt.prefixes(), h.app.rt.verifier.Imported())
 	if target.Refusal != nil {
 		h.burn(r, target.Leaked)
 		return h.refuse(w, r, target.Refusal, nil)

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -163,6 +164,38 @@ func (rt *runtime) setMinter(m *secret.Minter) {
 		rt.learn(m.Prefixes()...)
 	}
 	rt.verifier.SetMinter(m)
+}
+
+// setImported gives the verifier, and whoever masks and scans, the imported
+// keys.
+func (rt *runtime) setImported(m *auth.Imported) {
+	rt.verifier.SetImported(m)
+	masker.SetImported(rt, m)
+}
+
+// learnImported adds keys that were just imported; all are read again if one
+// has a pattern that is new.
+func (rt *runtime) learnImported(fps []auth.Fingerprint) error {
+	db := rt.db.Load()
+	if db == nil {
+		return fmt.Errorf("the store is not open: %w", auth.ErrUnavailable)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+	defer cancel()
+	patterns, err := db.Formats(ctx)
+	if err != nil {
+		return err
+	}
+	known := rt.verifier.Imported()
+	if known != nil && slices.Equal(known.Patterns(), patterns) {
+		rt.setImported(known.With(fps))
+		return nil
+	}
+	all, err := db.Imported(ctx)
+	if err == nil {
+		rt.setImported(all)
+	}
+	return err
 }
 
 // learn adds prefixes that keys can have. None is ever forgotten.

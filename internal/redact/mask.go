@@ -20,8 +20,11 @@ const Mark = "REDACTED"
 // log is safe before a store was read. It fails closed: what it can't mask in
 // part it masks as a whole. It is safe for concurrent use.
 type Masker struct {
-	mu    sync.Mutex // held while known is exchanged
+	mu    sync.Mutex // held while known or keys is exchanged
 	known atomic.Pointer[maskedNames]
+
+	imported map[any]*auth.Imported // guarded by mu
+	keys     atomic.Pointer[[]*auth.Imported]
 }
 
 // maskedNames is immutable.
@@ -183,6 +186,7 @@ var masked = []string{Mark}
 
 // String returns what may be logged of any text: a target, a URL or prose.
 func (m *Masker) String(s string) string {
+	s = m.maskImported(s)
 	if m.clean(s) {
 		return s
 	}

@@ -43,9 +43,6 @@ var copied = []table{
 const (
 	// copyChunk is how many rows are compared at a time.
 	copyChunk = 2000
-	// copyParams is how many values one statement writes at most: SQLite takes
-	// time in the square of it.
-	copyParams = 2000
 
 	metaCopying = "copying" // in a copy that is not finished: the source's id
 	metaMoved   = "moved"   // in a source that was copied: where to
@@ -356,12 +353,35 @@ func (d *DB) put(ctx context.Context, t table, write, remove [][]any) error {
 			return d.wrap("removing from "+t.name, err)
 		}
 	}
-	for part := range slices.Chunk(write, copyParams/len(t.columns)) {
-		if _, err := tx.ExecContext(ctx, t.insert(len(part)), slices.Concat(part...)...); err != nil {
-			return d.wrap("writing "+t.name, err)
-		}
+	if err := d.insertRows(ctx, tx, t, write); err != nil {
+		return d.wrap("writing "+t.name, err)
 	}
 	return d.wrap("writing "+t.name, tx.Commit())
+}
+
+// insertRows writes rows in statements of as many as the backend likes.
+func (d *DB) insertRows(ctx context.Context, tx *sql.Tx, t table, rows [][]any) error {
+	each := d.backend.Values() / len(t.columns)
+	var full *sql.Stmt
+	if len(rows) > each {
+		var err error
+		if full, err = tx.PrepareContext(ctx, t.insert(each)); err != nil {
+			return err
+		}
+		defer full.Close()
+	}
+	for part := range slices.Chunk(rows, each) {
+		var err error
+		if full != nil && len(part) == each {
+			_, err = full.ExecContext(ctx, slices.Concat(part...)...)
+		} else {
+			_, err = tx.ExecContext(ctx, t.insert(len(part)), slices.Concat(part...)...)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (t table) insert(rows int) string {

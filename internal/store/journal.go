@@ -13,6 +13,7 @@ import (
 // Kinds of changes in the journal.
 const (
 	ChangeKeyCreate  = "key.create"
+	ChangeKeyImport  = "key.import"
 	ChangeKeyRotate  = "key.rotate"
 	ChangeKeyRevoke  = "key.revoke"
 	ChangeKeyEdit    = "key.edit"

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 )
@@ -80,68 +79,6 @@ func (d *DB) oneKey(row *sql.Row, id string) (*auth.Key, error) {
 	return key, d.wrap("reading a key", err)
 }
 
-// KeyFilter selects keys. Zero fields select everything.
-type KeyFilter struct {
-	Owner         string
-	Environment   string
-	Scope         string
-	State         auth.KeyState
-	CreatedBefore int64  // unix milliseconds
-	Hint          string // a part of the hint
-	Limit         int    // 0: all
-}
-
-// Keys calls each for the keys that filter selects, oldest first, until it
-// returns an error.
-func (d *DB) Keys(ctx context.Context, f KeyFilter, each func(*auth.Key) error) error {
-	rows, err := d.current().Read.QueryContext(ctx, queryKeys+`WHERE ($1 = '' OR k.owner = $1) AND ($2 = '' OR k.environment = $2)
-		AND (k.created_at < $3 OR $3 = 0) ORDER BY k.id`, f.Owner, f.Environment, f.CreatedBefore)
-	if err != nil {
-		return d.wrap("listing keys", err)
-	}
-	defer rows.Close()
-	now := time.Now()
-	found := 0
-	for rows.Next() {
-		var k nullableKey
-		if err := rows.Scan(k.dest()...); err != nil {
-			return d.wrap("listing keys", err)
-		}
-		key, err := k.key()
-		if err != nil {
-			return d.wrap("listing keys", err)
-		}
-		if !f.selects(key, now) {
-			continue
-		}
-		if err := each(key); err != nil {
-			return err
-		}
-		if found++; f.Limit > 0 && found >= f.Limit {
-			return nil
-		}
-	}
-	return d.wrap("listing keys", rows.Err())
-}
-
-func (f KeyFilter) selects(k *auth.Key, now time.Time) bool {
-	if f.State != "" && k.State(now) != f.State {
-		return false
-	}
-	if f.Hint != "" && !strings.Contains(k.Hint, f.Hint) {
-		return false
-	}
-	if f.Scope == "" {
-		return true
-	}
-	for _, s := range k.Scopes {
-		if s == f.Scope {
-			return true
-		}
-	}
-	return false
-}
-
 // InsertKey adds a key. Its owner must exist.
 func (tx *Tx) InsertKey(ctx context.Context, k *auth.Key) error {
 	meta, err := json.Marshal(k.Meta)
@@ -151,6 +88,67 @@ func (tx *Tx) InsertKey(ctx context.Context, k *auth.Key) error {
 	return tx.exec(ctx, "writing a key", `INSERT INTO keys (id, fingerprint, owner, name, hint, environment, scopes, networks, meta, created_at, expires_at, format)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`,
 		k.ID, k.Fingerprint[:], k.Owner, k.Name, k.Hint, k.Environment, strings.Join(k.Scopes, " "), strings.Join(k.Networks, " "), string(meta), k.CreatedAt, k.ExpiresAt, k.Format)
+}
+
+// InsertKeys adds many keys, whose owners must exist.
+func (tx *Tx) InsertKeys(ctx context.Context, keys []*auth.Key) error {
+	var t table
+	for _, c := range copied {
+		if c.name == "keys" {
+			t = c
+		}
+	}
+	var rows [][]any
+	for _, k := range keys {
+		meta, err := json.Marshal(k.Meta)
+		if err != nil {
+			return fmt.Errorf("writing keys: %w", err)
+		}
+		rows = append(rows, []any{
+			k.ID, k.Fingerprint[:], k.Owner, k.Name, k.Hint, k.Environment, strings.Join(k.Scopes, " "), strings.Join(k.Networks, " "), string(meta),
+			k.CreatedAt, k.ExpiresAt, 0, 0, "", "", 0, 0, 0, 0, "", k.Format,
+		})
+	}
+	tx.changed = true
+	return tx.d.wrap("writing keys", tx.d.insertRows(ctx, tx.tx, t, rows))
+}
+
+// OwnersOf returns the owners of those keys that are there, by fingerprint.
+func (d *DB) OwnersOf(ctx context.Context, fps []auth.Fingerprint) (map[auth.Fingerprint]string, error) {
+	return d.ownersOf(ctx, d.current().Read, fps)
+}
+
+// OwnersOf is what the transaction sees.
+func (tx *Tx) OwnersOf(ctx context.Context, fps []auth.Fingerprint) (map[auth.Fingerprint]string, error) {
+	return tx.d.ownersOf(ctx, tx.tx, fps)
+}
+
+func (d *DB) ownersOf(ctx context.Context, src querier, fps []auth.Fingerprint) (map[auth.Fingerprint]string, error) {
+	out := map[auth.Fingerprint]string{}
+	for part := range slices.Chunk(fps, d.backend.Values()) {
+		var marks []string
+		var args []any
+		for _, fp := range part {
+			args = append(args, fp[:])
+			marks = append(marks, fmt.Sprintf("$%d", len(args)))
+		}
+		rows, err := src.QueryContext(ctx, `SELECT fingerprint, owner FROM keys WHERE fingerprint IN (`+strings.Join(marks, ", ")+`)`, args...)
+		if err != nil {
+			return nil, d.wrap("looking for keys", err)
+		}
+		for rows.Next() {
+			var fp []byte
+			var owner string
+			if err := rows.Scan(&fp, &owner); err != nil {
+				return nil, errors.Join(d.wrap("looking for keys", err), rows.Close())
+			}
+			out[auth.Fingerprint(fp)] = owner
+		}
+		if err := rows.Err(); err != nil {
+			return nil, d.wrap("looking for keys", err)
+		}
+	}
+	return out, nil
 }
 
 // UpdateKey writes every field of a key that can change.
@@ -175,90 +173,6 @@ func (tx *Tx) RevokeOwnerKeys(ctx context.Context, owner, reason string) (int64,
 	n, err := res.RowsAffected()
 	tx.changed = tx.changed || n > 0
 	return n, tx.d.wrap("revoking the owner's keys", err)
-}
-
-// RecordUse moves last-used times forward, never back. It is no change in the
-// sense of the journal.
-func (d *DB) RecordUse(ctx context.Context, uses []auth.Use) error {
-	return record(ctx, d, "writing last-used times", uses, func(part []auth.Use) (string, []any) {
-		q := newest(part, func(u auth.Use) (auth.Fingerprint, int64) { return u.Fingerprint, u.At },
-			func(u auth.Use) []any { return []any{u.Fingerprint[:], u.At} })
-		return q.query("fingerprint", "last_used_at"), q.args
-	})
-}
-
-// RecordRefusals writes when and why keys were refused last. It is no change
-// in the sense of the journal.
-func (d *DB) RecordRefusals(ctx context.Context, refused []auth.Refused) error {
-	return record(ctx, d, "writing refusals", refused, func(part []auth.Refused) (string, []any) {
-		q := newest(part, func(r auth.Refused) (string, int64) { return r.CredentialID, r.At },
-			func(r auth.Refused) []any { return []any{r.CredentialID, r.At, r.Reason} })
-		return q.query("id", "refused_at", "refused_reason"), q.args
-	})
-}
-
-// latest builds one statement that moves columns of several keys: the first of
-// them is a time that never goes back. The database may be far away, so that
-// one statement for each key would hold the writer's lock for long.
-type latest struct {
-	args []any
-	rows int
-}
-
-// newest is of the newest item about each key: of two, the statement would
-// take either.
-func newest[T any, K comparable](items []T, at func(T) (K, int64), args func(T) []any) latest {
-	best := map[K]T{}
-	for _, item := range items {
-		key, when := at(item)
-		if old, ok := best[key]; ok {
-			if _, then := at(old); then >= when {
-				continue
-			}
-		}
-		best[key] = item
-	}
-	l := latest{rows: len(best)}
-	for _, item := range best {
-		l.args = append(l.args, args(item)...)
-	}
-	return l
-}
-
-func (l *latest) query(key string, columns ...string) string {
-	var sets []string
-	width := 1 + len(columns)
-	for i, column := range columns {
-		var cases strings.Builder
-		for r := range l.rows {
-			fmt.Fprintf(&cases, " WHEN $%d THEN $%d", r*width+1, r*width+2+i)
-		}
-		sets = append(sets, fmt.Sprintf("%s = CASE %s%s ELSE %s END", column, key, cases.String(), column))
-	}
-	var where []string
-	for r := range l.rows {
-		where = append(where, fmt.Sprintf("%s = $%d AND %s < $%d", key, r*width+1, columns[0], r*width+2))
-	}
-	return "UPDATE keys SET " + strings.Join(sets, ", ") + " WHERE " + strings.Join(where, " OR ")
-}
-
-// recordPart is how many keys one statement moves.
-const recordPart = 50
-
-// record runs a statement for each part of items, in one transaction.
-func record[T any](ctx context.Context, d *DB, doing string, items []T, statement func(part []T) (query string, args []any)) error {
-	if len(items) == 0 {
-		return nil
-	}
-	return d.wrap(doing, d.write(ctx, d.current(), func(tx *sql.Tx, _ int64) error {
-		for part := range slices.Chunk(items, recordPart) {
-			query, args := statement(part)
-			if _, err := tx.ExecContext(ctx, query, args...); err != nil {
-				return err
-			}
-		}
-		return nil
-	}))
 }
 
 // nullableKey scans a key that an outer join may have left out.

@@ -46,6 +46,8 @@ type Backend interface {
 	// Renumber makes numbers that the database gives out go on above those of
 	// rows that were written with one.
 	Renumber(ctx context.Context, tx *sql.Tx) error
+	// Values is how many values one statement should write or ask for at most.
+	Values() int
 	// Now is the store's clock in unix milliseconds, the same for everybody who
 	// uses the store.
 	Now(ctx context.Context, tx *sql.Tx) (int64, error)

@@ -67,9 +67,13 @@ type Target struct {
 }
 
 // JudgeTarget scans a request's raw target and path. target is as the client
-// sent it; preflight says it is a CORS preflight request.
-func (s *Site) JudgeTarget(method, target string, preflight bool, prefixes []string) Target {
+// sent it; preflight says it is a CORS preflight request; prefixes and imported
+// say which keys there are.
+func (s *Site) JudgeTarget(method, target string, preflight bool, prefixes []string, imported *auth.Imported) Target {
 	if f := s.scanner.Scan(target, prefixes); f.What != redact.Nothing {
+		return Target{Refusal: targetRefusal(f), Leaked: f.Keys}
+	}
+	if f := redact.ScanImported(target, imported); f.What != redact.Nothing {
 		return Target{Refusal: targetRefusal(f), Leaked: f.Keys}
 	}
 	if oddMethod(method) {

@@ -52,9 +52,11 @@ type Verifier struct {
 	fence  Fence
 	keys   Keys
 	minter atomic.Pointer[secret.Minter]
-	shared atomic.Pointer[Shared]
-	hooks  Hooks
-	meter  Meter
+
+	imported atomic.Pointer[auth.Imported]
+	shared   atomic.Pointer[Shared]
+	hooks    Hooks
+	meter    Meter
 
 	slots  chan struct{} // lookups under way toward the store
 	reads  chan struct{} // toward the shared tier
@@ -91,6 +93,12 @@ func (v *Verifier) SetShared(s Shared) {
 // SetMinter gives the verifier the secrets and prefixes it recognizes keys by.
 func (v *Verifier) SetMinter(m *secret.Minter) { v.minter.Store(m) }
 
+// SetImported gives the verifier the imported keys, which bear no tag of ours.
+func (v *Verifier) SetImported(m *auth.Imported) { v.imported.Store(m) }
+
+// Imported returns what SetImported set.
+func (v *Verifier) Imported() *auth.Imported { return v.imported.Load() }
+
 // Minter returns what SetMinter set, or nil.
 func (v *Verifier) Minter() *secret.Minter { return v.minter.Load() }
 
@@ -112,7 +120,7 @@ func (v *Verifier) Verify(ctx context.Context, fp auth.Fingerprint, key string, 
 	if minter == nil {
 		return auth.Undecided(fmt.Errorf("the store's secrets were not read yet: %w", auth.ErrUnavailable))
 	}
-	if r := minter.Check(key); r != auth.ReasonNone {
+	if r := minter.Check(key); r != auth.ReasonNone && !v.imported.Load().Has(fp) {
 		return auth.Denied(r)
 	}
 	if !trusted { // before it may join a flight

@@ -144,8 +144,13 @@ func (o *outages) cells() []outage {
 		name  string
 		fault servers.Fault
 	}{
-		{"refused", servers.Refuse}, {"hanging", servers.Blackhole}, {"slow (200 ms)", servers.Slow}, {"dripping (a byte each 20 ms)", servers.Drip},
-		{"reset in the middle of an answer", servers.Cut}, {"bytes changed", servers.Corrupt}, {"answers that are none", servers.Rubbish},
+		{"refused", servers.Refuse},
+		{"hanging", servers.Blackhole},
+		{"slow (200 ms)", servers.Slow},
+		{"dripping (a byte each 20 ms)", servers.Drip},
+		{"reset in the middle of an answer", servers.Cut},
+		{"bytes changed", servers.Corrupt},
+		{"answers that are none", servers.Rubbish},
 	} {
 		cells = append(cells, proxied(f.name, "redis", f.fault, o.redisProxy), proxied(f.name, "store", f.fault, o.storeProxy))
 	}

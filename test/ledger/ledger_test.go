@@ -17,13 +17,24 @@ func TestWrong(t *testing.T) {
 		status int
 		wrong  bool
 	}{
-		{&Credential{Class: Cached}, now, 200, false}, {&Credential{Class: Cached}, now, 503, false}, {&Credential{Class: Cached}, now, 401, true},
-		{&Credential{Class: Cold}, now, 403, true}, {&Credential{Class: Cold}, now, 0, true}, {&Credential{Class: Cold}, now, 502, true},
-		{&Credential{Class: Forged}, now, 401, false}, {&Credential{Class: Forged}, now, 503, true}, {&Credential{Class: Forged}, now, 200, true},
-		{&Credential{Class: Public}, now, 200, false}, {&Credential{Class: Public}, now, 503, true},
-		{&Credential{Class: Revoked}, now, 200, true}, {&Credential{Class: Revoked}, now, 503, false},
-		{&Credential{Class: Victim}, now, 200, false}, {&Credential{Class: Victim}, now, 401, true},
-		{stopped, now.Add(-time.Second), 200, false}, {stopped, now.Add(time.Second), 200, true}, {stopped, now.Add(time.Second), 401, false},
+		{&Credential{Class: Cached}, now, 200, false},
+		{&Credential{Class: Cached}, now, 503, false},
+		{&Credential{Class: Cached}, now, 401, true},
+		{&Credential{Class: Cold}, now, 403, true},
+		{&Credential{Class: Cold}, now, 0, true},
+		{&Credential{Class: Cold}, now, 502, true},
+		{&Credential{Class: Forged}, now, 401, false},
+		{&Credential{Class: Forged}, now, 503, true},
+		{&Credential{Class: Forged}, now, 200, true},
+		{&Credential{Class: Public}, now, 200, false},
+		{&Credential{Class: Public}, now, 503, true},
+		{&Credential{Class: Revoked}, now, 200, true},
+		{&Credential{Class: Revoked}, now, 503, false},
+		{&Credential{Class: Victim}, now, 200, false},
+		{&Credential{Class: Victim}, now, 401, true},
+		{stopped, now.Add(-time.Second), 200, false},
+		{stopped, now.Add(time.Second), 200, true},
+		{stopped, now.Add(time.Second), 401, false},
 	} {
 		if got := len(Wrong([]Entry{{Credential: c.cred, At: c.at, Status: c.status}})) > 0; got != c.wrong {
 			t.Errorf("%s %d: wrong %v, want %v", c.cred.Class, c.status, got, c.wrong)
