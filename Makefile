@@ -42,9 +42,10 @@ bench-micro: ## Go benchmarks and their allocations
 bench: ## CPU per request against plain Caddy, both loaded at once (some minutes)
 	$(GO) run ./test/load
 
-soak: deps ## The long tests: properties, the bound of a revocation, crashes (about half an hour)
+soak: deps ## The long tests: properties, the bound of a revocation, crashes, then an hour of everything (SOAK_FOR)
 	CADDY_AUTH_SOAK=1 $(GO) test -timeout 60m -count=1 -run 'Bound|Crashes' -v ./test/fleet
 	CADDY_AUTH_SOAK=1 $(GO) test -timeout 60m -count=1 -run 'Property|BytesPerIdentity' -v ./test/e2e ./test/machine ./internal/cache
+	$(GO) test -timeout 4h -count=1 -run 'Soak$$' -v ./test/fleet -soak-for $${SOAK_FOR:-1h}
 
 reliability: deps ## Break Redis and PostgreSQL in every way under traffic; writes the table of docs/reliability.md (some minutes)
 	CADDY_AUTH_RELIABILITY=1 $(GO) test -timeout 30m -count=1 -run Outage_Matrix ./test/fleet

@@ -212,6 +212,16 @@ func (e *examination) store(ctx context.Context) {
 		return
 	}
 	e.ok("store", "%s is whole, journal at %d", db.Describe(), look.Head)
+	if err := db.Usable(ctx); err != nil {
+		e.found("store", err, "")
+	}
+	if b, ok := e.t.backend.(interface{ InClear() bool }); ok && b.InClear() {
+		e.say(levelFinding, "store", "may be reached without TLS: its password crosses the network in clear, and nobody knows who answers", "add sslmode=verify-full")
+	}
+	if _, ok := e.t.backend.(keyKeeper); !ok && len(e.t.masters) == 0 {
+		e.say(levelFinding, "master key", "there is none: whoever can read the database has the secrets in it", "set master_key, then: caddy-auth store rotate-secrets")
+	}
+	e.expiring(ctx, db)
 	if ring, err := masterRing(e.t.masters, e.t.backend, false); err != nil {
 		e.found("master key", err, "")
 	} else if _, err := db.Minter(ctx, ring); err != nil {
@@ -222,6 +232,21 @@ func (e *examination) store(ctx context.Context) {
 		e.ok("master key", "opens the store's secrets")
 	}
 	e.clock(ctx, db)
+}
+
+// soon is how long before the end of a key it is told.
+const soon = 14 * 24 * time.Hour
+
+// expiring tells how many keys that work end soon.
+func (e *examination) expiring(ctx context.Context, db *store.DB) {
+	n := 0
+	err := db.Keys(ctx, store.KeyFilter{ExpiringBefore: time.Now().Add(soon).UnixMilli()}, func(*auth.Key) error { n++; return nil })
+	switch {
+	case err != nil:
+		e.found("keys", err, "")
+	case n > 0:
+		e.say(levelNote, "keys", fmt.Sprintf("%d end within 14 days", n), "see them with: caddy-auth key list --expiring 14d")
+	}
 }
 
 // maxAhead is how far the store's newest entry may be in the future.
@@ -280,5 +305,9 @@ func (e *examination) redis(ctx context.Context) {
 }
 
 func aclHint(c *RedisConfig) string {
-	return "the ACL user needs +set +getrange +ping +publish +subscribe, ~" + c.prefix() + "* and &" + c.prefix() + "*"
+	more := ""
+	if c.Cluster {
+		more = " +cluster|slots +asking"
+	}
+	return "the ACL user needs" + more + " +set +getrange +ping +publish +subscribe, ~" + c.prefix() + "* and &" + c.prefix() + "*"
 }

@@ -135,6 +135,33 @@ func TestCluster_NodeLost(t *testing.T) {
 	}
 }
 
+// TestCluster_Rights: the user needs what the documentation names, and no more.
+func TestCluster_Rights(t *testing.T) {
+	cl := servers.StartCluster(t)
+	for _, n := range cl.Nodes {
+		n.Do("ACL", "SETUSER", "poor", "on", ">pw", "resetkeys", "~caddy-auth:*", "resetchannels", "&caddy-auth:*", "-@all",
+			"+getrange", "+set", "+ping", "+publish", "+subscribe", "+hello", "+auth", "+cluster|slots", "+asking")
+	}
+	c := client(t, redisx.Options{Addresses: cl.Addrs(), Cluster: true, Username: "poor", Password: auth.NewSecret("pw"), Retry: 20 * time.Millisecond, Timeout: time.Second})
+	var heard atomic.Int64
+	var failed atomic.Pointer[error]
+	stop := c.Subscribe("caddy-auth:bell", func() { heard.Add(1) }, func(err error) { failed.Store(&err) })
+	defer stop()
+	for i := range 20 {
+		works(t, c, fmt.Sprintf("caddy-auth:record-%d", i))
+	}
+	cl.Reshard(0, 1, 500)
+	for i := range 20 {
+		works(t, c, fmt.Sprintf("caddy-auth:record-%d", i))
+	}
+	servers.Eventually(t, "the bell is heard", func() bool {
+		return c.Publish(context.Background(), "caddy-auth:bell") == nil && heard.Load() > 1
+	})
+	if err := failed.Load(); err != nil {
+		t.Error(*err)
+	}
+}
+
 func TestOptions_Validate(t *testing.T) {
 	for name, o := range map[string]redisx.Options{
 		"nothing":          {},

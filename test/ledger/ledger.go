@@ -27,6 +27,11 @@ const (
 	Public  Class = "public" // a public path, no credential
 )
 
+// good reports whether a credential has to be let in.
+func (c *Credential) good() bool {
+	return c.Class.good() || c.Class == Victim && c.stopped.Load() == 0
+}
+
 func (c Class) good() bool { return c == Cached || c == Shared || c == Cold }
 
 // Credential is what a request carries.
@@ -119,8 +124,10 @@ func (l *Load) status(c *Credential, url string) int {
 		req.Header.Set("X-Api-Key", c.Key)
 	}
 	res, err := l.Client.Do(req)
-	if err != nil {
-		return 0
+	if err != nil { // a connection made in the moment of a reload may be closed: clients try again
+		if res, err = l.Client.Do(req); err != nil {
+			return 0
+		}
 	}
 	_, _ = io.Copy(io.Discard, res.Body)
 	_ = res.Body.Close()
@@ -145,7 +152,7 @@ func (l *Load) Recent(since time.Time) (good, bad int) {
 		if e.At.Before(since) {
 			continue
 		}
-		if e.Credential.Class.good() {
+		if e.Credential.good() {
 			good++
 			if e.Status != http.StatusOK {
 				bad++
