@@ -133,6 +133,9 @@ func storeRestore(ctx context.Context, s *session) (err error) {
 	if r.db, err = store.Open(ctx, r.staged, store.Migrate); err != nil {
 		return fmt.Errorf("opening the backup: %w", err)
 	}
+	if err := r.db.Usable(ctx); err != nil {
+		return fmt.Errorf("the backup is of a store that can't be used: %w", err)
+	}
 	if err := r.checkMasterKey(ctx); err != nil {
 		return err
 	}
@@ -163,6 +166,9 @@ func (r *restore) swap(ctx context.Context) (err error) {
 	var aside string
 	if r.present != nil {
 		aside, err = r.at.Replace(ctx, r.staged, stamp, func() error {
+			if err := r.present.Usable(ctx); err != nil { // what was moved must not come back to life beside its copy
+				return err
+			}
 			loss, err := manage.Compare(ctx, r.present, r.db)
 			if err != nil {
 				return err

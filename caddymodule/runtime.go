@@ -32,11 +32,14 @@ type runtimeKey struct {
 }
 
 const (
-	openTimeout   = 10 * time.Second
-	leaveTimeout  = 3 * time.Second
-	retryInterval = time.Second
-	usesInterval  = 10 * time.Second
-	usesPerTx     = 500
+	openTimeout  = 10 * time.Second
+	leaveTimeout = 3 * time.Second
+	// importedTimeout bounds the reading of all imported keys, of which there
+	// may be millions.
+	importedTimeout = time.Minute
+	retryInterval   = time.Second
+	usesInterval    = 10 * time.Second
+	usesPerTx       = 500
 	// usesPerRound bounds what last-used times cost: with more keys in use
 	// each is written less often.
 	usesPerRound  = 1000
@@ -173,14 +176,8 @@ func (rt *runtime) open() error {
 	if err := db.EnsureSealing(ctx, "gateway", ring); err != nil {
 		rt.logger().Warn("the secret for shared records could not be written; redis is not used", zap.Error(err))
 	}
-	imported, err := db.Imported(ctx)
-	if err != nil {
-		_ = db.Close() // the first error is the one to report
-		return err
-	}
 	rt.ring.Store(ring)
-	rt.setImported(imported)
-	rt.setMinter(minter)
+	rt.learn(minter.Prefixes()...) // the verifier gets them with the first look
 	rt.setEnvelope(ctx, db, ring)
 	if err := db.Warm(ctx); err != nil {
 		rt.logger().Warn("not all connections to the store could be opened; others are tried as they are needed", zap.Error(hinted(err)))
@@ -340,7 +337,9 @@ func (rt *runtime) readSecrets(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	imported, err := db.Imported(ctx)
+	reading, cancel := context.WithTimeout(context.WithoutCancel(ctx), importedTimeout)
+	defer cancel()
+	imported, err := db.Imported(reading)
 	if err != nil {
 		return err
 	}

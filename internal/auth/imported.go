@@ -99,25 +99,36 @@ func (m *Imported) Len() int {
 	return len(m.base) + len(m.extra)
 }
 
-// Find returns the first text in s that is an imported key: what looks like
-// one and is none, such as any UUID, is not found.
+// maxCandidates is how many texts that overlap others of the same form one Find
+// looks at.
+const maxCandidates = 128
+
+// Find returns a text in s that is an imported key, the first of its pattern.
+// What looks like one and is none, such as any UUID, is not found. One that is
+// glued to more characters of its kind may be found or not.
 func (m *Imported) Find(s string) (start, end int, ok bool) {
 	if m.Len() == 0 {
 		return 0, 0, false
 	}
-	start = len(s)
+	left := maxCandidates
 	for _, re := range m.find {
-		for at := 0; at < start; {
+		for at := 0; at < len(s); {
 			loc := re.FindStringIndex(s[at:])
-			if loc == nil || at+loc[0] >= start {
+			if loc == nil {
 				break
 			}
-			if m.Has(FingerprintOf(s[at+loc[0] : at+loc[1]])) {
-				start, end, ok = at+loc[0], at+loc[1], true
-				break
+			from, to := at+loc[0], at+loc[1]
+			if m.Has(FingerprintOf(s[from:to])) {
+				return from, to, true
 			}
-			at += max(loc[1], 1)
+			at = max(to, from+1)
+			if left > 0 && (from > 0 && wordByte(s[from-1]) || to < len(s) && wordByte(s[to])) {
+				left--
+				at = from + 1 // another of its form may begin inside it
+			}
 		}
 	}
-	return start, end, ok
+	return 0, 0, false
 }
+
+func wordByte(c byte) bool { return IsBase62(c) || c == '_' || c == '-' }

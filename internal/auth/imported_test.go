@@ -42,6 +42,11 @@ func TestImported(t *testing.T) {
 	if !ok || text[start:end] != key(7) {
 		t.Errorf("found %q", text[start:end])
 	}
+	for _, text := range []string{"x" + key(7), key(7) + "9", "sk_sk_" + key(7)[3:], key(99_999) + key(7)} {
+		if start, end, ok := m.Find(text); !ok || text[start:end] != key(7) {
+			t.Errorf("not found in %q", text)
+		}
+	}
 	if _, _, ok := m.Find("only " + key(99_999)); ok {
 		t.Error("found what looks like a key and is none")
 	}

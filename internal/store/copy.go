@@ -131,7 +131,7 @@ func (c *copier) prepare(ctx context.Context, actor string) error {
 		return err
 	}
 	if began == nil {
-		if err := c.to.setMeta(ctx, metaCopying, c.id); err != nil {
+		if err := c.to.begin(ctx, c.id); err != nil {
 			return err
 		}
 	} else if !bytes.Equal(began, c.id) {
@@ -460,9 +460,18 @@ func (d *DB) meta(ctx context.Context, name string) ([]byte, error) {
 	return value, d.wrap("reading the store's "+name, err)
 }
 
-func (d *DB) setMeta(ctx context.Context, name string, value []byte) error {
-	return d.wrap("writing the store's "+name, d.write(ctx, d.current(), func(tx *sql.Tx, _ int64) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO store_meta (name, value) VALUES ($1, $2)`, name, value)
+// begin marks an empty store as a copy that is not finished. A store that
+// somebody made meanwhile is auth.ErrConflict.
+func (d *DB) begin(ctx context.Context, id []byte) error {
+	return d.wrap("beginning the copy", d.write(ctx, d.current(), func(tx *sql.Tx, _ int64) error {
+		var n int
+		if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM store_meta`).Scan(&n); err != nil {
+			return err
+		}
+		if n > 0 {
+			return fmt.Errorf("somebody else has just begun to use it: %w", auth.ErrConflict)
+		}
+		_, err := tx.ExecContext(ctx, `INSERT INTO store_meta (name, value) VALUES ($1, $2)`, metaCopying, id)
 		return err
 	}))
 }

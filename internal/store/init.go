@@ -39,6 +39,9 @@ func (d *DB) Init(ctx context.Context, actor string, ring *secret.Ring, prefix s
 		if n > 0 {
 			return nil
 		}
+		if err := d.Usable(ctx); err != nil { // a copy that has just begun
+			return err
+		}
 		var id, epoch [16]byte
 		for _, b := range [][]byte{id[:], epoch[:]} {
 			if _, err := rand.Read(b); err != nil {

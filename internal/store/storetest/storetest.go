@@ -275,6 +275,9 @@ func testCommitOrder(t *testing.T, backend func(string) store.Backend) {
 			cursor = r.Seq
 			seen++
 		}
+		if n := len(l.Rows); n > 0 && l.Rows[n-1].Seq != l.Head {
+			t.Fatalf("the head is %d, the last row %d: that was no one snapshot", l.Head, l.Rows[n-1].Seq)
+		}
 	}
 	wg.Wait()
 	if l, err := db.Look(ctx, 0); err != nil || len(l.Rows) != seen {
