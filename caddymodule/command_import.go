@@ -67,7 +67,7 @@ func keyImport(ctx context.Context, s *session) error {
 		return err
 	}
 	s.note("%d rows can be imported as %s (a pattern that leaves about %.0f bits open), %d are there already, %d refused",
-		im.rows-im.refused-int64(im.count.Present), im.pattern.Name, im.pattern.Bits, im.count.Present, im.refused)
+		im.rows-im.refused-int64(im.count.Present), im.pattern.Name, im.pattern.Bits(), im.count.Present, im.refused)
 	if im.refused > 0 && !im.skip {
 		return auth.WithHint(auth.Invalidf("%d of %d rows are refused; nothing was imported", im.refused, im.rows), "mend them, or import the others with --skip-refused")
 	}
@@ -76,8 +76,11 @@ func keyImport(ctx context.Context, s *session) error {
 	}
 	err = im.write(ctx, o, shown)
 	shown.end()
+	if err != nil && auth.Hint(err) == "" {
+		err = auth.WithHint(err, "what was imported so far stays; run it again to go on")
+	}
 	if err != nil {
-		return auth.WithHint(err, "what was imported so far stays; run it again to go on")
+		return err
 	}
 	if len(im.count.Owners) > 0 {
 		s.note("note: %d new owners: %s", len(im.count.Owners), strings.Join(im.count.Owners[:min(5, len(im.count.Owners))], ", "))
@@ -117,12 +120,15 @@ func (im *importer) report(dry bool) error {
 		return nil
 	}
 	return printJSON(im.s.out, map[string]any{
-		"format": im.pattern.Name, "bits": int(im.pattern.Bits), "rows": im.rows, "created": im.count.Created, "present": im.count.Present, "refused": im.refused, "dry_run": dry,
+		"format": im.pattern.Name, "bits": int(im.pattern.Bits()), "rows": im.rows, "created": im.count.Created, "present": im.count.Present, "refused": im.refused, "dry_run": dry,
 	})
 }
 
 // check reads all of the file and writes nothing.
 func (im *importer) check(ctx context.Context, o *opened, shown *progress) error {
+	if err := o.db.CheckFormat(ctx, im.pattern.Name, im.pattern.String()); err != nil {
+		return err
+	}
 	lines := map[auth.Fingerprint]int{}
 	known := map[string]bool{} // environments that were remarked on
 	return im.batches(ctx, func(batch []*checked) error {
@@ -241,7 +247,7 @@ func (im *importer) batches(ctx context.Context, each func([]*checked) error, te
 // refuse tells that a row can't be imported. Its text is not repeated.
 func (im *importer) refuse(line int, err error) {
 	if im.refused++; im.refused <= shownRefusals {
-		im.s.note("row %d: %s", line, manage.Mask(strings.ReplaceAll(err.Error(), "\n", "; ")))
+		im.s.note("row %d: %s", line, manage.Mask(im.pattern.Mask(strings.ReplaceAll(err.Error(), "\n", "; "))))
 	} else if im.refused == shownRefusals+1 {
 		im.s.note("more rows are refused")
 	}

@@ -91,10 +91,10 @@ func (i *importFile) readHeader(in io.Reader) error {
 		return auth.Invalidf("%s: the first line: %v", i.path, err)
 	}
 	i.header = nil
-	for _, name := range header {
+	for n, name := range header {
 		name = strings.ToLower(strings.TrimSpace(name))
-		if !slices.Contains(columns, name) || slices.Contains(i.header, name) {
-			return auth.Invalidf("%s: column %q: want each of %s at most once", i.path, manage.Mask(name), strings.Join(columns, ", "))
+		if !slices.Contains(columns, name) || slices.Contains(i.header, name) { // it may be a key: it is not repeated
+			return auth.Invalidf("%s: the name of column %d: the first line has names, each of %s at most once", i.path, n+1, strings.Join(columns, ", "))
 		}
 		i.header = append(i.header, name)
 	}
@@ -161,7 +161,7 @@ func (i *importFile) next() (manage.ImportRow, int, error) {
 
 func (i *importFile) nextJSON() (manage.ImportRow, int, error) {
 	if i.list && !i.json.More() {
-		return manage.ImportRow{}, i.row, errEnd
+		return manage.ImportRow{}, i.row, i.endOfList()
 	}
 	var in struct {
 		Key, SHA256, Owner, Name, Env, Expires, Hint string
@@ -178,14 +178,28 @@ func (i *importFile) nextJSON() (manage.ImportRow, int, error) {
 		if errors.As(err, &kind) {
 			return manage.ImportRow{}, i.row, auth.Invalidf("%s is no %s", kind.Field, kind.Type)
 		}
-		return manage.ImportRow{}, i.row, fmt.Errorf("row %d of %s can't be read, so none after it: %w", i.row, i.path, maskedError(err))
+		what := "it is no JSON" // what the decoder says may repeat a key
+		if strings.Contains(err.Error(), "unknown field") {
+			what = "it has a member that is none of " + strings.Join(columns, ", ")
+		}
+		return manage.ImportRow{}, i.row, fmt.Errorf("row %d of %s can't be read, so none after it: %s", i.row, i.path, what)
 	}
 	row, err := importRow(in.Key, in.SHA256, in.Expires)
 	row.Owner, row.Name, row.Environment, row.Hint, row.Meta, row.Scopes, row.Networks = in.Owner, in.Name, in.Env, in.Hint, in.Meta, in.Scopes, in.AllowIP
 	return row, i.row, err
 }
 
-func maskedError(err error) error { return errors.New(manage.Mask(err.Error())) }
+// endOfList makes sure that a list ends, and the file with it: half a file is
+// no import.
+func (i *importFile) endOfList() error {
+	if end, err := i.json.Token(); err != nil || end != json.Delim(']') {
+		return fmt.Errorf("%s ends in the middle of its list", i.path)
+	}
+	if _, err := i.json.Token(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%s goes on behind its list", i.path)
+	}
+	return errEnd
+}
 
 func importRow(key, sha256, expires string) (manage.ImportRow, error) {
 	row := manage.ImportRow{Key: auth.NewSecret(key), SHA256: sha256}
@@ -203,10 +217,10 @@ func importRow(key, sha256, expires string) (manage.ImportRow, error) {
 // readMeta reads name=value pairs.
 func readMeta(pairs []string) (map[string]string, error) {
 	meta := map[string]string{}
-	for _, p := range pairs {
+	for n, p := range pairs {
 		k, v, ok := strings.Cut(p, "=")
 		if !ok {
-			return nil, auth.Invalidf("meta %q: want name=value", p)
+			return nil, auth.Invalidf("meta: pair %d: want name=value", n+1)
 		}
 		meta[k] = v
 	}

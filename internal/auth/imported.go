@@ -1,17 +1,18 @@
 package auth
 
 import (
+	"cmp"
 	"encoding/binary"
-	"regexp"
 	"slices"
+	"strings"
 )
 
 // Imported knows the keys that were made elsewhere and imported: the patterns
 // they were declared with, and which fingerprints are theirs. It is immutable;
 // nil knows none.
 type Imported struct {
-	patterns []string
-	find     []*regexp.Regexp
+	texts    []string
+	patterns []*KeyPattern
 	base     []uint64 // sorted
 	extra    []uint64 // sorted, and small, so that adding to it costs little
 }
@@ -19,17 +20,16 @@ type Imported struct {
 // maxExtra is how many fingerprints are added before they join the others.
 const maxExtra = 1 << 16
 
-// NewImported returns what finds keys by patterns (RE2, not anchored) that
-// compile, among sums, which it keeps and sorts; see Sum.
+// NewImported returns what finds keys of patterns among sums, which it keeps
+// and sorts; see Sum.
 func NewImported(patterns []string, sums []uint64) (*Imported, error) {
-	m := &Imported{patterns: patterns, base: sums}
-	for _, p := range patterns {
-		re, err := regexp.Compile(p)
+	m := &Imported{texts: patterns, base: sums}
+	for _, text := range patterns {
+		p, err := ParseKeyPattern(text)
 		if err != nil {
-			return nil, Invalidf("a key pattern: %v", err)
+			return nil, err
 		}
-		re.Longest()
-		m.find = append(m.find, re)
+		m.patterns = append(m.patterns, p)
 	}
 	slices.Sort(m.base)
 	return m, nil
@@ -44,7 +44,7 @@ func (m *Imported) Patterns() []string {
 	if m == nil {
 		return nil
 	}
-	return m.patterns
+	return m.texts
 }
 
 // With returns one that knows fps too.
@@ -91,6 +91,12 @@ func (m *Imported) Has(fp Fingerprint) bool {
 	return ok
 }
 
+// Matches reports whether s has the form of imported keys, whether it is one
+// or not.
+func (m *Imported) Matches(s string) bool {
+	return m != nil && slices.ContainsFunc(m.patterns, func(p *KeyPattern) bool { return p.Match(s) })
+}
+
 // Len is how many keys there are.
 func (m *Imported) Len() int {
 	if m == nil {
@@ -99,36 +105,113 @@ func (m *Imported) Len() int {
 	return len(m.base) + len(m.extra)
 }
 
-// maxCandidates is how many texts that overlap others of the same form one Find
-// looks at.
-const maxCandidates = 128
+// Span is a part of a text.
+type Span struct{ Start, End int }
 
-// Find returns a text in s that is an imported key, the first of its pattern.
-// What looks like one and is none, such as any UUID, is not found. One that is
-// glued to more characters of its kind may be found or not.
-func (m *Imported) Find(s string) (start, end int, ok bool) {
+// maxCandidates is how many texts one search hashes at most: what a request
+// can make us do is bounded, whatever it holds.
+const maxCandidates = 1000
+
+// FindAll returns where imported keys are in s, in order, and whether all of s
+// was searched. What looks like a key and is none, such as any UUID, is not
+// found. One that is glued to more characters that such keys can have is found
+// if it begins with its pattern's literal, or has the one length there is.
+func (m *Imported) FindAll(s string) (found []Span, complete bool) {
 	if m.Len() == 0 {
-		return 0, 0, false
+		return nil, true
 	}
-	left := maxCandidates
-	for _, re := range m.find {
-		for at := 0; at < len(s); {
-			loc := re.FindStringIndex(s[at:])
-			if loc == nil {
+	f := finder{m: m, s: s, left: maxCandidates}
+	for _, p := range m.patterns {
+		f.search(p)
+	}
+	slices.SortFunc(f.found, func(a, b Span) int { return cmp.Or(a.Start-b.Start, b.End-a.End) })
+	end := 0
+	for _, span := range f.found { // one inside another is the other's
+		if span.End > end {
+			found, end = append(found, span), span.End
+		}
+	}
+	return found, f.left > 0
+}
+
+type finder struct {
+	m     *Imported
+	s     string
+	left  int
+	found []Span
+}
+
+// search goes through the runs of characters that keys of a form consist of.
+func (f *finder) search(p *KeyPattern) {
+	for i := 0; i < len(f.s) && f.left > 0; {
+		if !p.alphabet.has(f.s[i]) {
+			i++
+			continue
+		}
+		from := i
+		for i < len(f.s) && p.alphabet.has(f.s[i]) {
+			i++
+		}
+		if i-from >= p.min {
+			f.run(p, from, i)
+		}
+	}
+}
+
+// run looks for keys in one run.
+func (f *finder) run(p *KeyPattern, from, to int) {
+	switch {
+	case p.prefix != "":
+		for at := from; f.left > 0; {
+			i := strings.Index(f.s[at:to], p.prefix)
+			if i < 0 {
+				return
+			}
+			at += i
+			f.lengths(p, at, to)
+			at++
+		}
+	case p.min == p.max:
+		for at := from; at+p.min <= to && f.left > 0; at++ {
+			f.try(at, at+p.min)
+		}
+	default:
+		f.words(p, from, to)
+	}
+}
+
+// lengths tries every length a key that begins at a place can have: what ends
+// where a word does first, then all.
+func (f *finder) lengths(p *KeyPattern, at, to int) {
+	for n := min(p.max, to-at); n >= p.min && f.left > 0; n-- {
+		if f.try(at, at+n) {
+			return
+		}
+	}
+}
+
+// words tries what stands between delimiters, from each word's beginning to
+// each word's end.
+func (f *finder) words(p *KeyPattern, from, to int) {
+	for start := from; start < to && f.left > 0; start++ {
+		if start > from && !delimiter(f.s[start-1]) {
+			continue
+		}
+		for end := min(to, start+p.max); end-start >= p.min && f.left > 0; end-- {
+			if (end == to || delimiter(f.s[end]) || delimiter(f.s[end-1])) && f.try(start, end) {
 				break
-			}
-			from, to := at+loc[0], at+loc[1]
-			if m.Has(FingerprintOf(s[from:to])) {
-				return from, to, true
-			}
-			at = max(to, from+1)
-			if left > 0 && (from > 0 && wordByte(s[from-1]) || to < len(s) && wordByte(s[to])) {
-				left--
-				at = from + 1 // another of its form may begin inside it
 			}
 		}
 	}
-	return 0, 0, false
 }
 
-func wordByte(c byte) bool { return IsBase62(c) || c == '_' || c == '-' }
+func delimiter(b byte) bool { return !IsBase62(b) }
+
+func (f *finder) try(from, to int) bool {
+	f.left--
+	if !f.m.Has(FingerprintOf(f.s[from:to])) {
+		return false
+	}
+	f.found = append(f.found, Span{from, to})
+	return true
+}

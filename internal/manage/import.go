@@ -65,10 +65,7 @@ func (p *Pattern) CheckImport(row ImportRow, now time.Time) (*Imported, error) {
 			out.hint = p.Name + "_..." // all that is known
 		}
 	}
-	if len(out.hint) > 40 {
-		return nil, auth.Invalidf("hint: want at most 40 bytes")
-	}
-	return out, errors.Join(checkText("hint", out.hint, 40), out.spec.normalize(now))
+	return out, errors.Join(p.checkHint(out.hint, row.Key.Reveal()), out.spec.normalize(now))
 }
 
 // ImportCount is what became of rows.
@@ -145,7 +142,7 @@ func (m *Manager) WithoutForeign(ctx context.Context, rows []*Imported) ([]*Impo
 }
 
 func (m *Manager) insertImported(ctx context.Context, tx *store.Tx, p *Pattern, keys []*auth.Key) error {
-	if err := tx.EnsureFormat(ctx, p.Name, p.Text); err != nil {
+	if err := tx.EnsureFormat(ctx, p.Name, p.String()); err != nil {
 		return err
 	}
 	if err := tx.InsertKeys(ctx, keys); err != nil {

@@ -13,16 +13,19 @@ func ScanImported(target string, known *auth.Imported) Finding {
 		return Finding{}
 	}
 	text := target
-	start, end, ok := known.Find(text)
-	if !ok && strings.IndexByte(target, '%') >= 0 {
+	found, _ := known.FindAll(text)
+	if len(found) == 0 && strings.IndexByte(target, '%') >= 0 {
 		text = string(decode(nil, target))
-		start, end, ok = known.Find(text)
+		found, _ = known.FindAll(text)
 	}
-	if !ok {
+	if len(found) == 0 {
 		return Finding{}
 	}
-	f := Finding{What: KeyShape, Keys: []string{text[start:end]}}
-	_, query, inQuery := strings.Cut(text[:start], "?")
+	f := Finding{What: KeyShape}
+	for _, span := range found[:min(len(found), maxKeys)] {
+		f.Keys = append(f.Keys, text[span.Start:span.End])
+	}
+	_, query, inQuery := strings.Cut(text[:found[0].Start], "?")
 	if f.InPath = !inQuery; f.InPath {
 		return f
 	}
@@ -55,25 +58,39 @@ func (m *Masker) SetImported(owner any, known *auth.Imported) {
 }
 
 // maskImported masks imported keys in s. Where one shows only when s is
-// decoded all of s goes.
+// decoded, or s holds too much to search all of it, all of s goes.
 func (m *Masker) maskImported(s string) string {
 	all := m.keys.Load()
 	if all == nil || len(*all) == 0 {
 		return s
 	}
 	for _, known := range *all {
-		for {
-			start, end, ok := known.Find(s)
-			if !ok {
-				break
-			}
-			s = s[:start] + Mark + s[end:]
+		found, complete := known.FindAll(s)
+		if !complete {
+			return Mark
 		}
-		if strings.IndexByte(s, '%') >= 0 {
-			if _, _, ok := known.Find(string(decode(nil, s))); ok {
-				return Mark
-			}
+		s = maskSpans(s, found)
+		if strings.IndexByte(s, '%') < 0 {
+			continue
+		}
+		if found, complete = known.FindAll(string(decode(nil, s))); len(found) > 0 || !complete {
+			return Mark
 		}
 	}
 	return s
+}
+
+func maskSpans(s string, spans []auth.Span) string {
+	if len(spans) == 0 {
+		return s
+	}
+	var out strings.Builder
+	at := 0
+	for _, span := range spans {
+		out.WriteString(s[at:max(at, span.Start)])
+		out.WriteString(Mark)
+		at = max(at, span.End)
+	}
+	out.WriteString(s[at:])
+	return out.String()
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"database/sql"
 	"encoding/binary"
@@ -44,7 +45,7 @@ const (
 	// copyChunk is how many rows are compared at a time.
 	copyChunk = 2000
 
-	metaCopying = "copying" // in a copy that is not finished: the source's id
+	metaCopying = "copying" // in a copy that is not finished: the store's id, then the run's
 	metaMoved   = "moved"   // in a source that was copied: where to
 )
 
@@ -66,26 +67,23 @@ type Progress func(stage, table string, done, total int64)
 // copy that nobody can use, and Copy can be run again to go on.
 func Copy(ctx context.Context, from, to *DB, actor string, finish bool, progress Progress) ([]Tally, error) {
 	c := &copier{from: from, to: to, progress: progress}
-	if err := c.prepare(ctx, actor); err != nil {
+	if err := c.prepare(ctx, finish); err != nil {
 		return nil, err
 	}
-	var tallies []Tally
-	var err error
+	tallies, err := c.copySnapshot(ctx)
+	if err != nil || !finish {
+		return tallies, err
+	}
 	if !c.frozen {
-		if tallies, err = c.tables(ctx, "copying", from.current().Read); err != nil || !finish {
-			return tallies, err
-		}
 		err = from.Change(ctx, actor, func(tx *Tx) error {
 			if tallies, err = c.tables(ctx, "comparing, changes wait", tx.tx); err != nil {
 				return err
 			}
 			return c.mark(ctx, tx)
 		})
-	} else if finish {
-		tallies, err = c.tables(ctx, "comparing", from.current().Read)
-	}
-	if err != nil {
-		return nil, err
+		if err != nil {
+			return nil, err
+		}
 	}
 	return tallies, c.open(ctx, actor)
 }
@@ -93,13 +91,14 @@ func Copy(ctx context.Context, from, to *DB, actor string, finish bool, progress
 type copier struct {
 	from, to *DB
 	id       []byte // of the store
+	run      []byte // what marks the copy as this run's
 	frozen   bool   // the source is marked: a copy was interrupted at its end
 	total    int64  // rows of the source
 	progress Progress
 }
 
 // prepare checks both sides and marks the copy as one that is not finished.
-func (c *copier) prepare(ctx context.Context, actor string) error {
+func (c *copier) prepare(ctx context.Context, finish bool) error {
 	var err error
 	if c.id, err = c.from.ID(ctx); err != nil {
 		return err
@@ -108,34 +107,32 @@ func (c *copier) prepare(ctx context.Context, actor string) error {
 	if err != nil {
 		return err
 	}
-	if moved != nil && string(moved) != c.to.Describe() {
-		return movedError(c.from.Describe(), string(moved))
-	}
-	c.frozen = moved != nil
 	epoch, err := c.to.meta(ctx, "epoch")
 	if err != nil {
 		return err
-	}
-	if epoch != nil {
-		have, err := c.to.ID(ctx)
-		switch {
-		case err != nil:
-			return err
-		case c.frozen && bytes.Equal(have, c.id):
-			return fmt.Errorf("%s was copied to %s already, and is complete: %w", c.from.Describe(), c.to.Describe(), auth.ErrConflict)
-		}
-		return auth.WithHint(fmt.Errorf("%s is a store already: %w", c.to.Describe(), auth.ErrConflict), "copy to an empty database, or to a file that is not there")
 	}
 	began, err := c.to.meta(ctx, metaCopying)
 	if err != nil {
 		return err
 	}
-	if began == nil {
-		if err := c.to.begin(ctx, c.id); err != nil {
-			return err
-		}
-	} else if !bytes.Equal(began, c.id) {
+	switch c.frozen = moved != nil; {
+	case epoch != nil:
+		return c.alreadyStore(ctx)
+	case began != nil && !bytes.HasPrefix(began, c.id):
 		return auth.WithHint(fmt.Errorf("%s holds part of a copy of another store: %w", c.to.Describe(), auth.ErrConflict), "empty it first")
+	case c.frozen && began == nil:
+		return movedError(c.from.Describe(), string(moved))
+	case c.frozen && !finish:
+		return auth.WithHint(fmt.Errorf("the move of %s has begun: %w", c.from.Describe(), auth.ErrConflict), "run it again without --prepare")
+	}
+	c.run = slices.Clone(c.id)
+	var random [16]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		return fmt.Errorf("reading random bytes: %w", err)
+	}
+	c.run = append(c.run, random[:]...)
+	if err := c.to.begin(ctx, c.run); err != nil {
+		return err
 	}
 	for _, t := range copied {
 		var n int64
@@ -145,6 +142,29 @@ func (c *copier) prepare(ctx context.Context, actor string) error {
 		c.total += n
 	}
 	return nil
+}
+
+// alreadyStore says why a copy can't go to a store that is complete.
+func (c *copier) alreadyStore(ctx context.Context) error {
+	have, err := c.to.ID(ctx)
+	if err != nil {
+		return err
+	}
+	if c.frozen && bytes.Equal(have, c.id) {
+		return fmt.Errorf("%s was copied to %s already, and is complete: %w", c.from.Describe(), c.to.Describe(), auth.ErrConflict)
+	}
+	return auth.WithHint(fmt.Errorf("%s is a store already: %w", c.to.Describe(), auth.ErrConflict), "copy to an empty database, or to a file that is not there")
+}
+
+// copySnapshot copies the source as it is now, in one snapshot, so that no row
+// refers to one that came later.
+func (c *copier) copySnapshot(ctx context.Context) ([]Tally, error) {
+	tx, err := c.from.backend.BeginRead(ctx, c.from.current().Read)
+	if err != nil {
+		return nil, c.from.wrap("reading the store", err)
+	}
+	defer func() { _ = tx.Rollback() }() // it only read
+	return c.tables(ctx, "copying", tx)
 }
 
 // querier is a connection or a transaction.
@@ -201,7 +221,7 @@ func (c *copier) match(ctx context.Context, t table, want [][]any, after, upTo [
 		if try > 0 {
 			return fmt.Errorf("%d rows of %s in %s are not what was written there: %w", len(write)+len(remove), t.name, c.to.Describe(), auth.ErrCorrupt)
 		}
-		if err := c.to.put(ctx, t, write, remove); err != nil {
+		if err := c.put(ctx, t, write, remove); err != nil {
 			return err
 		}
 	}
@@ -337,13 +357,18 @@ func (t table) between(after, upTo []any) (where string, args []any) {
 	return " WHERE " + strings.Join(conditions, " AND "), args
 }
 
-// put writes and removes rows of a copy in one transaction.
-func (d *DB) put(ctx context.Context, t table, write, remove [][]any) error {
-	tx, err := d.backend.BeginWrite(ctx, d.current().Write)
+// put writes and removes rows of a copy in one transaction. It takes no lock
+// that the source may share: nobody but this run may write to the copy.
+func (c *copier) put(ctx context.Context, t table, write, remove [][]any) error {
+	d := c.to
+	tx, err := d.backend.BeginNote(ctx, d.current().Note)
 	if err != nil {
 		return d.wrap("beginning to write "+t.name, err)
 	}
 	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
+	if err := c.mine(ctx, tx); err != nil {
+		return d.wrap("writing "+t.name, err)
+	}
 	for _, r := range remove {
 		var where []string
 		for i, column := range t.columns[:t.keys] {
@@ -429,6 +454,9 @@ func (c *copier) open(ctx context.Context, actor string) error {
 		return err
 	}
 	return c.to.Change(ctx, actor, func(tx *Tx) error {
+		if err := c.mine(ctx, tx.tx); err != nil {
+			return c.to.wrap("ending the copy", err)
+		}
 		if err := c.to.backend.Renumber(ctx, tx.tx); err != nil {
 			return c.to.wrap("going on with the numbers", err)
 		}
@@ -460,18 +488,31 @@ func (d *DB) meta(ctx context.Context, name string) ([]byte, error) {
 	return value, d.wrap("reading the store's "+name, err)
 }
 
-// begin marks an empty store as a copy that is not finished. A store that
-// somebody made meanwhile is auth.ErrConflict.
-func (d *DB) begin(ctx context.Context, id []byte) error {
+// mine makes sure, until the transaction ends, that the copy is still this
+// run's: another may have gone on with it, or have made it a store.
+func (c *copier) mine(ctx context.Context, tx *sql.Tx) error {
+	res, err := tx.ExecContext(ctx, `UPDATE store_meta SET value = $1 WHERE name = $2 AND value = $1`, c.run, metaCopying)
+	if err != nil {
+		return err
+	}
+	if n, err := res.RowsAffected(); err != nil || n != 1 {
+		return errors.Join(err, fmt.Errorf("another run of the copy has taken over: %w", auth.ErrConflict))
+	}
+	return nil
+}
+
+// begin marks an empty store, or a copy that an earlier run left, as the copy
+// of run. A store that somebody made meanwhile is auth.ErrConflict.
+func (d *DB) begin(ctx context.Context, run []byte) error {
 	return d.wrap("beginning the copy", d.write(ctx, d.current(), func(tx *sql.Tx, _ int64) error {
 		var n int
-		if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM store_meta`).Scan(&n); err != nil {
+		if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM store_meta WHERE name <> $1`, metaCopying).Scan(&n); err != nil {
 			return err
 		}
 		if n > 0 {
 			return fmt.Errorf("somebody else has just begun to use it: %w", auth.ErrConflict)
 		}
-		_, err := tx.ExecContext(ctx, `INSERT INTO store_meta (name, value) VALUES ($1, $2)`, metaCopying, id)
+		_, err := tx.ExecContext(ctx, `INSERT INTO store_meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = $2`, metaCopying, run)
 		return err
 	}))
 }

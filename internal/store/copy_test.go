@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -249,13 +250,105 @@ func TestCopy_InterruptedAtItsEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	must(t, from.Exec(`INSERT INTO store_meta (name, value) VALUES ('moved', $1)`, []byte(to.Describe())))
+	if _, err := copyAll(t.Context(), from, to, false); !errors.Is(err, auth.ErrConflict) {
+		t.Errorf("prepared once more: %v", err)
+	}
+	must(t, to.Exec(`DELETE FROM keys`)) // it is compared all the same
 	if err := to.Usable(t.Context()); !errors.Is(err, auth.ErrConflict) {
 		t.Errorf("%v", err)
 	}
-	if _, err := copyAll(t.Context(), from, to, true); err != nil {
-		t.Fatal(err)
+	tallies, err := copyAll(t.Context(), from, to, true)
+	must(t, err)
+	for _, tally := range tallies {
+		if tally.Table == "keys" && tally.Rows != 10 {
+			t.Errorf("%+v", tally)
+		}
+	}
+	if keys, err := to.Strings(`SELECT id FROM keys`); err != nil || len(keys) != 10 {
+		t.Errorf("%d keys, %v", len(keys), err)
 	}
 	must(t, to.Usable(t.Context()))
+}
+
+// TestCopy_TwoAtOnce: a run that another has overtaken writes nothing more,
+// least of all into what has become a store.
+func TestCopy_TwoAtOnce(t *testing.T) {
+	p := servers.StartPostgres(t)
+	for name, target := range map[string]store.Backend{"file": file(t), "PostgreSQL": schema(t, p)} {
+		from, to := open(t, file(t)), open(t, target)
+		fill(t, from, 10)
+		var once sync.Once
+		_, err := store.Copy(t.Context(), from, to, "slow", false, func(_, table string, _, _ int64) {
+			if table != "owners" {
+				return
+			}
+			once.Do(func() {
+				if _, err := copyAll(t.Context(), from, to, true); err != nil {
+					t.Error(err)
+				}
+				must(t, to.Change(t.Context(), "test", func(tx *store.Tx) error {
+					if _, err := tx.RevokeOwnerKeys(t.Context(), "owner-1", "x"); err != nil {
+						return err
+					}
+					return errors.Join(tx.Journal(t.Context(), "x", nil, auth.Parent{}), tx.Audit(t.Context(), "x", "x", nil))
+				}))
+			})
+		})
+		if !errors.Is(err, auth.ErrConflict) {
+			t.Errorf("%s: the run that was overtaken: %v", name, err)
+		}
+		revived, err := to.Strings(`SELECT id FROM keys WHERE owner = 'owner-1' AND revoked_at = 0`)
+		if err != nil || len(revived) > 0 {
+			t.Errorf("%s: revoked keys came back: %v, %v", name, revived, err)
+		}
+	}
+}
+
+// TestCopy_WhileOwnersComeAndGo: what is made during the first pass does not
+// stop it, and two schemas of one database don't wait for each other.
+func TestCopy_WhileOwnersComeAndGo(t *testing.T) {
+	p := servers.StartPostgres(t)
+	for name, source := range map[string]store.Backend{"file": file(t), "PostgreSQL": schema(t, p)} {
+		from, to := open(t, source), open(t, schema(t, p))
+		fill(t, from, 10)
+		n := 0
+		_, err := store.Copy(t.Context(), from, to, "test", true, func(stage, table string, _, _ int64) {
+			if stage != "copying" {
+				return
+			}
+			n++
+			must(t, from.Change(t.Context(), "test", func(tx *store.Tx) error {
+				id := fmt.Sprintf("key_late%d", n)
+				if _, err := tx.EnsureOwner(t.Context(), "late-"+table); err != nil {
+					return err
+				}
+				return errors.Join(tx.InsertKey(t.Context(), &auth.Key{ID: id, Fingerprint: auth.FingerprintOf(id), Owner: "late-" + table, Meta: map[string]string{}}),
+					tx.Journal(t.Context(), "x", nil, auth.Parent{}), tx.Audit(t.Context(), "x", "x", nil))
+			}))
+		})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if keys, err := to.Strings(`SELECT id FROM keys WHERE id LIKE 'key_late%'`); err != nil || len(keys) != n {
+			t.Errorf("%s: %d of %d keys that were made meanwhile, %v", name, len(keys), n, err)
+		}
+	}
+}
+
+// TestCopy_LooksAgain: what the copy's database made of a row is compared, not
+// what was sent to it.
+func TestCopy_LooksAgain(t *testing.T) {
+	p := servers.StartPostgres(t)
+	b := schema(t, p)
+	from, to := open(t, file(t)), open(t, b)
+	fill(t, from, 10)
+	name := fmt.Sprintf("s%d", schemas)
+	p.Do("CREATE FUNCTION " + name + ".spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.scopes = 'admin'; RETURN NEW; END $$")
+	p.Do("CREATE TRIGGER spoil BEFORE INSERT OR UPDATE ON " + name + ".keys FOR EACH ROW EXECUTE FUNCTION " + name + ".spoil()")
+	if _, err := copyAll(t.Context(), from, to, true); !errors.Is(err, auth.ErrCorrupt) {
+		t.Errorf("%v", err)
+	}
+	must(t, from.Usable(t.Context()))
 }
 
 func TestCopy_IntoAStore(t *testing.T) {

@@ -19,10 +19,28 @@ func (tx *Tx) EnsureFormat(ctx context.Context, name, pattern string) error {
 		return tx.exec(ctx, "writing a key format", `INSERT INTO key_formats (name, pattern, created_at) VALUES ($1, $2, $3)`, name, pattern, tx.now)
 	case err != nil:
 		return tx.d.wrap("reading a key format", err)
-	case have != pattern:
-		return auth.WithHint(fmt.Errorf("the format %s has the pattern %s: %w", name, have, auth.ErrConflict), "give this one another name with --format")
 	}
-	return nil
+	return sameFormat(name, have, pattern)
+}
+
+// CheckFormat is auth.ErrConflict if name has another pattern.
+func (d *DB) CheckFormat(ctx context.Context, name, pattern string) error {
+	var have string
+	err := d.current().Read.QueryRowContext(ctx, `SELECT pattern FROM key_formats WHERE name = $1`, name).Scan(&have)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return d.wrap("reading a key format", err)
+	}
+	return sameFormat(name, have, pattern)
+}
+
+func sameFormat(name, have, want string) error {
+	if have == want {
+		return nil
+	}
+	return auth.WithHint(fmt.Errorf("the format %s has the pattern %s: %w", name, have, auth.ErrConflict), "give this one another name with --format")
 }
 
 // Formats returns the patterns of imported keys.

@@ -256,6 +256,10 @@ func testCommitOrder(t *testing.T, backend func(string) store.Backend) {
 		wg.Go(func() {
 			for i := range each {
 				err := db.Change(ctx, "test", func(tx *store.Tx) error {
+					// Whoever comes later sees what those before it did.
+					if _, err := tx.EnsureOwner(ctx, fmt.Sprintf("owner-%d", i)); err != nil {
+						return err
+					}
 					return errors.Join(tx.Journal(ctx, "x", []auth.Fingerprint{{byte(w), byte(i)}}, auth.Parent{}), tx.Audit(ctx, "x", "x", nil))
 				})
 				if err != nil {
