@@ -262,9 +262,8 @@ func (a *App) warnOfOpen(backend Backend, masters []auth.Secret) {
 		a.log.Warn("no master_key: whoever can read the database has the secrets in it, those that seal what is in Redis too; "+
 			"set master_key, for example to {env.AUTH_MASTER_KEY}, then run: caddy-auth store rotate-secrets", zap.String("store", backend.Describe()))
 	}
-	if b, ok := backend.(interface{ InClear() bool }); ok && b.InClear() {
-		a.log.Warn("the store may be reached without TLS: its password and everything read from it cross the network in clear, and nobody knows who answers; "+
-			"add sslmode=verify-full", zap.String("store", backend.Describe()))
+	if b, ok := backend.(interface{ Exposed() string }); ok && b.Exposed() != "" {
+		a.log.Warn("the store "+b.Exposed()+"; add sslmode=verify-full", zap.String("store", backend.Describe()))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,6 +20,7 @@ func copyFlags(c *cobra.Command) {
 	c.Flags().String("from", "", "the store to copy: sqlite:PATH or postgres://... (default: the configuration's)")
 	c.Flags().String("to", "", "where to: a file that is not there, or an empty PostgreSQL database")
 	c.Flags().Bool("prepare", false, "only copy, so that the run that ends changes at the source is short; may be repeated")
+	c.Flags().Bool("undo", false, "take changes at the source again, if the copy at --to was never opened or is lost")
 	c.Flags().BoolP("yes", "y", false, "don't ask")
 }
 
@@ -40,7 +42,13 @@ func storeCopy(ctx context.Context, s *session) error {
 	}
 	defer src.Close()
 	if ok, err := src.Initialized(ctx); err != nil || !ok {
-		return errors.Join(err, fmt.Errorf("%s: %w", src.Describe(), auth.ErrNotInitialized))
+		if err == nil {
+			err = fmt.Errorf("%s: %w", src.Describe(), auth.ErrNotInitialized)
+		}
+		return err
+	}
+	if undo, _ := s.cmd.Flags().GetBool("undo"); undo {
+		return s.undoCopy(ctx, src, to)
 	}
 	if err := checkOpenKey(ctx, src, to); err != nil {
 		return err
@@ -70,6 +78,37 @@ func storeCopy(ctx context.Context, s *session) error {
 	}
 	took := time.Since(began)
 	return s.copied(ctx, src, dst, tallies, took, prepare, keyFile)
+}
+
+// undoCopy opens a source again whose copy came to nothing. A copy that is a
+// store may have been changed: two that take changes would be worse than none.
+func (s *session) undoCopy(ctx context.Context, src *store.DB, to Backend) error {
+	lost := "is lost"
+	dst, err := store.Open(ctx, to, store.Existing)
+	if err == nil {
+		defer dst.Close()
+		done, err := dst.Initialized(ctx)
+		if err != nil {
+			return err
+		}
+		if done {
+			return auth.WithHint(fmt.Errorf("%s is a complete store, which may have been changed: %w", to.Describe(), auth.ErrConflict), "to go back, copy it to a new place")
+		}
+		lost = "was never opened"
+	} else if !errors.Is(err, auth.ErrNotInitialized) {
+		s.note("%v", err)
+	}
+	if err := s.confirm(fmt.Sprintf("take changes at %s again, because the copy at %s %s", src.Describe(), to.Describe(), lost)); err != nil {
+		return err
+	}
+	if err := store.Unmove(ctx, src, actor()); err != nil {
+		return err
+	}
+	s.note("%s takes changes again; never use what is left at %s", src.Describe(), to.Describe())
+	if s.json {
+		return printJSON(s.out, map[string]any{"store": src.Describe(), "moved": false})
+	}
+	return nil
 }
 
 // copyTargets reads where to copy from and to.
@@ -200,6 +239,25 @@ func (s *session) copied(ctx context.Context, src, dst *store.DB, tallies []stor
 	return nil
 }
 
+// confirmRotation asks whether every gateway can open what is about to be
+// sealed under another master key.
+func (s *session) confirmRotation(ctx context.Context, o *opened) error {
+	fleet, err := o.db.Fleet(ctx, auth.Point{})
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, m := range fleet.Members {
+		if m.Live(fleet.Now) {
+			names = append(names, m.Name)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return s.confirm(fmt.Sprintf("seal all secrets under the first master key, which %d gateways must have by now (%s), or they answer 503", len(names), strings.Join(names, ", ")))
+}
+
 func storeRotateSecrets(ctx context.Context, s *session) error {
 	if err := s.wantArgs(0, 0, "no arguments"); err != nil {
 		return err
@@ -209,20 +267,22 @@ func storeRotateSecrets(ctx context.Context, s *session) error {
 		return err
 	}
 	defer o.db.Close()
-	ring, err := masterRing(o.t.masters, o.t.backend, false)
+	ring, _, err := ringOf(ctx, o.db, o.t.masters, o.t.backend)
 	if err != nil {
+		return err
+	}
+	if err := s.confirmRotation(ctx, o); err != nil {
 		return err
 	}
 	bell := cliBell{o.t, s.cmd, o}
-	before, err := bell.channel(ctx)
-	if err != nil {
-		return err
-	}
+	before, unheard := bell.channel(ctx) // gateways still listen where the old secret says
 	if err := o.RotateSecrets(ctx, ring); err != nil {
 		return err
 	}
-	// Gateways still listen where the old secret says.
-	if err := bell.ring(ctx, before); err != nil {
+	if unheard == nil && before != "" {
+		unheard = bell.ring(ctx, before)
+	}
+	if unheard != nil {
 		s.note("note: the doorbell was not rung; gateways see the change at their next poll_interval")
 	}
 	s.note("the store's secrets are new, and all are sealed under the first master key; keys that were made before go on working")

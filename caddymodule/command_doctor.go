@@ -215,15 +215,17 @@ func (e *examination) store(ctx context.Context) {
 	if err := db.Usable(ctx); err != nil {
 		e.found("store", err, "")
 	}
-	if b, ok := e.t.backend.(interface{ InClear() bool }); ok && b.InClear() {
-		e.say(levelFinding, "store", "may be reached without TLS: its password crosses the network in clear, and nobody knows who answers", "add sslmode=verify-full")
+	if b, ok := e.t.backend.(interface{ Exposed() string }); ok && b.Exposed() != "" {
+		e.say(levelFinding, "store", b.Exposed(), "add sslmode=verify-full")
 	}
 	if _, ok := e.t.backend.(keyKeeper); !ok && len(e.t.masters) == 0 {
 		e.say(levelFinding, "master key", "there is none: whoever can read the database has the secrets in it", "set master_key, then: caddy-auth store rotate-secrets")
 	}
 	e.expiring(ctx, db)
-	if ring, err := masterRing(e.t.masters, e.t.backend, false); err != nil {
+	if ring, open, err := ringOf(ctx, db, e.t.masters, e.t.backend); err != nil {
 		e.found("master key", err, "")
+	} else if open {
+		e.say(levelFinding, "master key", "the store's secrets are not sealed under it yet", "caddy-auth store rotate-secrets")
 	} else if _, err := db.Minter(ctx, ring); err != nil {
 		e.found("master key", err, "")
 	} else if _, err := db.Envelope(ctx, ring); err != nil && !errors.Is(err, auth.ErrNotFound) {

@@ -162,7 +162,10 @@ func storeCommand() caddycmd.Command {
 			leaf(cmd, "init", "Makes the store, if there is none", storeInit, nil)
 			leaf(cmd, "migrate", "Brings the store up to date with this release", storeMigrate, nil)
 			leaf(cmd, "copy --to STORE", "Moves everything to another store, a file or PostgreSQL", storeCopy, copyFlags)
-			leaf(cmd, "rotate-secrets", "Makes the store's secrets anew, sealed under the present master key", storeRotateSecrets, waitFlags)
+			leaf(cmd, "rotate-secrets", "Makes the store's secrets anew, sealed under the present master key", storeRotateSecrets, func(c *cobra.Command) {
+				c.Flags().BoolP("yes", "y", false, "don't ask")
+				waitFlags(c)
+			})
 			leaf(cmd, "backup --out FILE", "Copies the store while it is used", storeBackup, backupFlags)
 			leaf(cmd, "restore FILE", "Puts a backup in the store's place and says what that undoes", storeRestore, restoreFlags)
 		},

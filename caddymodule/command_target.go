@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -136,7 +137,7 @@ func parseStoreFlag(flag, text string) (Backend, error) {
 	if !strings.HasPrefix(s, "postgres://") && !strings.HasPrefix(s, "postgresql://") {
 		return nil, usagef("%s: want sqlite:PATH, or postgres://user@host/database with the password as {env.X} or {file.X}, or the whole as {env.X}", flag)
 	}
-	if hasPassword(text) || strings.Contains(text, "password=") {
+	if tellsPassword(text) {
 		return nil, auth.WithHint(usagef("%s: the password stands in the command line, where others can read it", flag),
 			"put it into the environment: PGPASSWORD, postgres://user:{env.X}@host/database, or the whole as {env.X}")
 	}
@@ -145,6 +146,25 @@ func parseStoreFlag(flag, text string) (Backend, error) {
 		return nil, usageError{fmt.Errorf("%s: %w", flag, err)}
 	}
 	return b, nil
+}
+
+// tellsPassword reports whether a PostgreSQL URL on the command line holds a
+// password that is no placeholder.
+func tellsPassword(text string) bool {
+	const dummy = "placeholder"
+	u, err := url.Parse(placeholder.ReplaceAllString(text, dummy))
+	if err != nil {
+		return true // what can't be read may hold one
+	}
+	if password, ok := u.User.Password(); ok && password != "" && password != dummy {
+		return true
+	}
+	for name, values := range u.Query() {
+		if strings.Contains(strings.ToLower(name), "password") && slices.ContainsFunc(values, func(v string) bool { return v != "" && v != dummy }) {
+			return true
+		}
+	}
+	return false
 }
 
 // targetOfConfig adapts a configuration and reads the app out of it. Nothing
@@ -284,7 +304,7 @@ func (s *session) manage(t *target, db *store.DB) *opened {
 
 func (t *target) minter(db *store.DB) func(context.Context) (*secret.Minter, error) {
 	return func(ctx context.Context) (*secret.Minter, error) {
-		ring, err := masterRing(t.masters, t.backend, false)
+		ring, _, err := ringOf(ctx, db, t.masters, t.backend)
 		if err != nil {
 			return nil, err
 		}

@@ -98,7 +98,7 @@ func (b cliBell) channel(ctx context.Context) (string, error) {
 	if err != nil || conf == nil {
 		return "", err
 	}
-	ring, err := masterRing(b.t.masters, b.t.backend, false)
+	ring, _, err := ringOf(ctx, b.opened.db, b.t.masters, b.t.backend)
 	if err != nil {
 		return "", err
 	}

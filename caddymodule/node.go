@@ -2,9 +2,11 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 
@@ -88,9 +90,28 @@ func (rt *runtime) drains(yes bool) {
 func (rt *runtime) deregister(db *store.DB) {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
-	if err := db.Leave(ctx, rt.follower.Node().ID); err != nil {
+	err := db.Leave(ctx, rt.follower.Node().ID)
+	if errors.Is(err, auth.ErrMoved) { // where the store is now this gateway is known too
+		err = leaveElsewhere(ctx, rt)
+	}
+	if err != nil {
 		rt.logger().Warn("the store could not be told that this gateway ends; whoever waits for it waits until max_staleness has passed", zap.Error(err))
 	}
+}
+
+// leaveElsewhere deregisters a gateway of a store that was moved at the stores
+// that the process follows now.
+func leaveElsewhere(ctx context.Context, rt *runtime) error {
+	adoptionsMu.Lock()
+	all := slices.Clone(adoptions)
+	adoptionsMu.Unlock()
+	var errs []error
+	for _, a := range all {
+		if db := a.rt.db.Load(); db != nil && a.rt != rt {
+			errs = append(errs, db.Leave(ctx, rt.follower.Node().ID))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // doorbell is a subscription in force.

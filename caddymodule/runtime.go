@@ -176,6 +176,9 @@ func (rt *runtime) open() error {
 	if err := db.EnsureSealing(ctx, "gateway", ring); err != nil {
 		rt.logger().Warn("the secret for shared records could not be written; redis is not used", zap.Error(err))
 	}
+	if _, open, err := ringOf(ctx, db, rt.masters, rt.backend); err == nil && open {
+		rt.logger().Warn("the store's secrets are still sealed under no master key: run caddy-auth store rotate-secrets", zap.String("store", rt.backend.Describe()))
+	}
 	rt.ring.Store(ring)
 	rt.learn(minter.Prefixes()...) // the verifier gets them with the first look
 	rt.setEnvelope(ctx, db, ring)
@@ -329,7 +332,7 @@ func (rt *runtime) readSecrets(ctx context.Context) error {
 	m, err := db.Minter(ctx, ring)
 	if errors.Is(err, secret.ErrWrongKey) {
 		// The key file may have been put back together with the database.
-		if ring, err = masterRing(rt.masters, rt.backend, false); err != nil {
+		if ring, _, err = ringOf(ctx, db, rt.masters, rt.backend); err != nil {
 			return err
 		}
 		m, err = db.Minter(ctx, ring)
@@ -337,6 +340,10 @@ func (rt *runtime) readSecrets(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := db.Usable(ctx); err != nil { // nobody begins to trust a store that was moved
+		return err
+	}
+	rt.verifier.SetMoved(false)
 	reading, cancel := context.WithTimeout(context.WithoutCancel(ctx), importedTimeout)
 	defer cancel()
 	imported, err := db.Imported(reading)
@@ -364,7 +371,10 @@ func (rt *runtime) applied(c auth.Change) {
 			rt.setMinter(nil) // as with secrets: better not to decide
 			rt.logger().Error("reading the imported keys", zap.Error(err))
 		}
+	case store.ChangeUnmoved:
+		rt.verifier.SetMoved(false)
 	case store.ChangeMoved: // a key that is not good here may be, where the store is now
+		rt.verifier.SetMoved(true)
 		rt.memory.ClearDenials()
 		rt.logger().Error("the store was moved: name the new one in the configuration and reload; cached verdicts are trusted until max_staleness, then requests get 503",
 			zap.String("store", rt.backend.Describe()), zap.Duration("left", rt.follower.Config().MaxStaleness-min(rt.follower.BeatAge(time.Now()), never)))

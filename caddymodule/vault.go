@@ -20,8 +20,8 @@ const ringPurpose = "store secrets"
 var openKey = sha256.Sum256([]byte("caddy-auth: no master key"))
 
 // masterRing returns the ring for a store: of the configured keys, newest
-// first, then of the one that the backend keeps, or of the one that is none.
-// create may make the one that a backend keeps.
+// first, then of the one that the backend keeps; of openKey if there is none at
+// all. create may make the one that a backend keeps.
 func masterRing(configured []auth.Secret, backend Backend, create bool) (*secret.Ring, error) {
 	var raws [][]byte
 	for _, key := range configured {
@@ -32,8 +32,11 @@ func masterRing(configured []auth.Secret, backend Backend, create bool) (*secret
 		raws = append(raws, raw)
 	}
 	keeper, ok := backend.(keyKeeper)
+	if !ok && len(raws) == 0 {
+		return secret.NewRing(ringPurpose, openKey[:])
+	}
 	if !ok {
-		return secret.NewRing(ringPurpose, append(raws, openKey[:])...)
+		return secret.NewRing(ringPurpose, raws...)
 	}
 	read := keeper.MasterKey
 	if create && len(configured) == 0 {
@@ -51,6 +54,37 @@ func masterRing(configured []auth.Secret, backend Backend, create bool) (*secret
 		raws = append(raws, raw)
 	}
 	return secret.NewRing(ringPurpose, raws...)
+}
+
+// ringOf returns the ring that opens a store's secrets. What is sealed under
+// openKey is believed only until there is a rotation with a master key: open
+// says that this is still to be done.
+func ringOf(ctx context.Context, db *store.DB, configured []auth.Secret, backend Backend) (ring *secret.Ring, open bool, err error) {
+	if ring, err = masterRing(configured, backend, false); err != nil {
+		return nil, false, err
+	}
+	if _, ok := backend.(keyKeeper); ok || len(configured) == 0 {
+		return ring, false, nil
+	}
+	if _, err := db.Minter(ctx, ring); !errors.Is(err, secret.ErrWrongKey) {
+		return ring, false, nil // whoever uses it sees the error
+	}
+	raws := make([][]byte, 0, len(configured)+1)
+	for _, key := range configured {
+		raw, err := secret.ParseMasterKey(key)
+		if err != nil {
+			return nil, false, err
+		}
+		raws = append(raws, raw)
+	}
+	lenient, err := secret.NewRing(ringPurpose, append(raws, openKey[:])...)
+	if err != nil {
+		return nil, false, err
+	}
+	if _, err := db.Minter(ctx, lenient); err != nil {
+		return ring, false, nil // neither does: the first error is the one to tell
+	}
+	return lenient, true, nil
 }
 
 // openAndInit opens a store for a gateway or `store init`: it makes, migrates
@@ -71,7 +105,12 @@ func openAndInit(ctx context.Context, backend Backend, configured []auth.Secret,
 	if err != nil {
 		return fail(err)
 	}
-	ring, err := masterRing(configured, backend, !done)
+	var ring *secret.Ring
+	if done {
+		ring, _, err = ringOf(ctx, db, configured, backend)
+	} else {
+		ring, err = masterRing(configured, backend, true)
+	}
 	if err != nil {
 		return fail(err)
 	}

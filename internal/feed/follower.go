@@ -364,6 +364,9 @@ func (f *Follower) look(ctx context.Context) error {
 			return f.startOver(ctx, why)
 		}
 		if cursor < l.First { // pruned past us: nothing contradicts, but changes were missed
+			f.mu.Lock()
+			f.booted = false // should this fail, the next look has a boot's time
+			f.mu.Unlock()
 			return f.boot(ctx)
 		}
 		for _, c := range l.Rows {

@@ -478,6 +478,25 @@ func (c *copier) open(ctx context.Context, actor string) error {
 	})
 }
 
+// Unmove takes changes again at a store that was moved. Whoever calls it knows
+// that nothing was changed at the copy, and never will be.
+func Unmove(ctx context.Context, d *DB, actor string) error {
+	allowed := func(context.Context, *sql.Tx) error { return nil }
+	return d.change(ctx, actor, allowed, func(tx *Tx) error {
+		var to []byte
+		if err := tx.queryRow(ctx, `SELECT value FROM store_meta WHERE name = $1`, metaMoved).Scan(&to); err != nil {
+			if errors.Is(err, sql.ErrNoRows) {
+				return fmt.Errorf("%s was not moved: %w", d.Describe(), auth.ErrConflict)
+			}
+			return d.wrap("reading the store's "+metaMoved, err)
+		}
+		if err := tx.exec(ctx, "opening the store again", `DELETE FROM store_meta WHERE name = $1`, metaMoved); err != nil {
+			return err
+		}
+		return errors.Join(tx.Journal(ctx, ChangeUnmoved, nil, auth.Parent{}), tx.Audit(ctx, "store.unmoved", "store", map[string]any{"from": string(to)}))
+	})
+}
+
 // meta reads a fact about the store; nil: there is none.
 func (d *DB) meta(ctx context.Context, name string) ([]byte, error) {
 	var value []byte

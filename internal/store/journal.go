@@ -20,8 +20,9 @@ const (
 	ChangeKeyDisable = "key.disable"
 	ChangeKeyEnable  = "key.enable"
 	ChangeOwner      = "owner"
-	ChangeMoved      = "store.moved" // nothing is changed here any more
-	ChangeSecrets    = "secrets"     // prefixes or minting secrets: gateways read them again
+	ChangeMoved      = "store.moved"   // nothing is changed here any more
+	ChangeUnmoved    = "store.unmoved" // they are again
+	ChangeSecrets    = "secrets"       // prefixes or minting secrets: gateways read them again
 )
 
 // Look is what a gateway learns from one look at the journal, read in one

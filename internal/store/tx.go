@@ -26,12 +26,17 @@ type Tx struct {
 // Change runs one change in a write transaction and commits it, or rolls all
 // of it back if change returns an error.
 func (d *DB) Change(ctx context.Context, actor string, change func(*Tx) error) error {
+	return d.change(ctx, actor, d.checkMoved, change)
+}
+
+// change is Change if may, asked under the writer's lock, has nothing against it.
+func (d *DB) change(ctx context.Context, actor string, may func(context.Context, *sql.Tx) error, change func(*Tx) error) error {
 	sqlTx, err := d.backend.BeginWrite(ctx, d.current().Write)
 	if err != nil {
 		return d.wrap("beginning a change", err)
 	}
 	defer func() { _ = sqlTx.Rollback() }() // after a commit it does nothing
-	if err := d.checkMoved(ctx, sqlTx); err != nil {
+	if err := may(ctx, sqlTx); err != nil {
 		return d.wrap("beginning a change", err)
 	}
 	now, err := d.backend.Now(ctx, sqlTx)

@@ -52,7 +52,47 @@ func TestMoved(t *testing.T) {
 			t.Errorf("%s: %v (%v)", what, v.Outcome, v.Cause)
 		}
 	}
+	strange := auth.NewSecret("sk_hT4fQ9zLw2Xs8Rk1Vb6NcY3p")
+	if v := n.verifier.VerifyKey(ctx, strange.Reveal(), time.Now()); v.Outcome != auth.Deny {
+		t.Errorf("a key of no form we know: %v", v.Outcome)
+	}
+	n.verifier.SetMoved(true) // as the journal's row makes the gateway do
+	if v := n.verifier.VerifyKey(ctx, strange.Reveal(), time.Now()); v.Outcome != auth.CannotDecide {
+		t.Errorf("a key that may have been imported at the new place: %v", v.Outcome)
+	}
 	if err := n.follower.Beat(ctx); !errors.Is(err, auth.ErrMoved) {
 		t.Errorf("a heartbeat at the old place: %v", err)
+	}
+}
+
+// TestImported_Untrusted: a node that may have missed an import calls no key of
+// that form bad; what can be no key of ours at all stays refused.
+func TestImported_Untrusted(t *testing.T) {
+	n := newNode(t)
+	ctx := t.Context()
+	p, err := manage.NewPattern("legacy", "sk_[A-Za-z0-9]{24}")
+	n.must(err)
+	rows := make([]*manage.Imported, 0, 1)
+	const known, unknown = "sk_hT4fQ9zLw2Xs8Rk1Vb6NcY3p", "sk_kZ8mQ2vX9rT4wB7nL1cY5hJ3"
+	row, err := p.CheckImport(manage.ImportRow{KeySpec: manage.KeySpec{Owner: "acme"}, Key: auth.NewSecret(known)}, time.Now())
+	n.must(err)
+	_, err = n.manage.Import(ctx, p, append(rows, row))
+	n.must(err)
+	all, err := n.db.Imported(ctx)
+	n.must(err)
+	n.verifier.SetImported(all)
+	n.look()
+	later := time.Now().Add(time.Hour) // beyond max_staleness
+	for _, c := range []struct {
+		what, key string
+		at        time.Time
+		want      auth.Outcome
+	}{
+		{"imported", known, time.Now(), auth.Allow}, {"of the form, and unknown", unknown, time.Now(), auth.Deny}, {"of no form", "hello", time.Now(), auth.Deny},
+		{"imported, untrusted", known, later, auth.CannotDecide}, {"of the form, untrusted", unknown, later, auth.CannotDecide}, {"of no form, untrusted", "hello", later, auth.Deny},
+	} {
+		if v := n.verifier.VerifyKey(ctx, c.key, c.at); v.Outcome != c.want {
+			t.Errorf("%s: %v (%v)", c.what, v.Outcome, v.Cause)
+		}
 	}
 }

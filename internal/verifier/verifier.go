@@ -54,6 +54,7 @@ type Verifier struct {
 	minter atomic.Pointer[secret.Minter]
 
 	imported atomic.Pointer[auth.Imported]
+	moved    atomic.Bool
 	shared   atomic.Pointer[Shared]
 	hooks    Hooks
 	meter    Meter
@@ -96,6 +97,10 @@ func (v *Verifier) SetMinter(m *secret.Minter) { v.minter.Store(m) }
 // SetImported gives the verifier the imported keys, which bear no tag of ours.
 func (v *Verifier) SetImported(m *auth.Imported) { v.imported.Store(m) }
 
+// SetMoved says whether the store was moved: then keys may be made where this
+// node does not look.
+func (v *Verifier) SetMoved(moved bool) { v.moved.Store(moved) }
+
 // Imported returns what SetImported set.
 func (v *Verifier) Imported() *auth.Imported { return v.imported.Load() }
 
@@ -120,13 +125,29 @@ func (v *Verifier) Verify(ctx context.Context, fp auth.Fingerprint, key string, 
 	if minter == nil {
 		return auth.Undecided(fmt.Errorf("the store's secrets were not read yet: %w", auth.ErrUnavailable))
 	}
-	if r := minter.Check(key); r != auth.ReasonNone && !v.imported.Load().Has(fp) {
-		return auth.Denied(r)
+	if r := minter.Check(key); r != auth.ReasonNone {
+		if imported := v.imported.Load(); !imported.Has(fp) {
+			return v.refuse(r, key, imported, trusted)
+		}
 	}
 	if !trusted { // before it may join a flight
 		return auth.Undecided(auth.ErrStale)
 	}
 	return v.load(ctx, fp, now)
+}
+
+// refuse denies a key that bears no tag of ours and was not imported, as far as
+// this node knows: where it may not know all, it can't say so. One that has our
+// form and a wrong tag is forged whatever happened.
+func (v *Verifier) refuse(r auth.Reason, key string, imported *auth.Imported, trusted bool) auth.Verdict {
+	switch {
+	case r != auth.ReasonMalformed:
+	case v.moved.Load():
+		return auth.Undecided(auth.ErrMoved)
+	case !trusted && imported.Matches(key):
+		return auth.Undecided(auth.ErrStale)
+	}
+	return auth.Denied(r)
 }
 
 // VerifyAgain returns the present verdict on a key that was verified before.

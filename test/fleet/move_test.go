@@ -123,9 +123,11 @@ func TestMove_UnderTraffic(t *testing.T) {
 	for _, g := range f.gateways {
 		servers.Eventually(t, "the new key passes at "+g.name, func() bool { return g.get("/", key) == http.StatusOK })
 	}
-	f.must("owner", "disable", "new", "--yes")
+	f.must("owner", "disable", "new", "--yes", "--wait") // those that followed the old store have left
 	for _, g := range f.gateways {
-		servers.Eventually(t, "the new owner is out at "+g.name, func() bool { return g.get("/", key) == http.StatusUnauthorized })
+		if got := g.get("/", key); got != http.StatusUnauthorized {
+			t.Errorf("after --wait the disabled owner's key got %d at %s", got, g.name)
+		}
 	}
 	servers.Eventually(t, "traffic", passes(500*time.Millisecond))
 	stop()

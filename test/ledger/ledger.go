@@ -29,7 +29,7 @@ const (
 
 // good reports whether a credential has to be let in.
 func (c *Credential) good() bool {
-	return c.Class.good() || c.Class == Victim && c.stopped.Load() == 0
+	return c.Class.good() || c.Class == Victim && c.ending.Load() == 0
 }
 
 func (c Class) good() bool { return c == Cached || c == Shared || c == Cold }
@@ -39,8 +39,13 @@ type Credential struct {
 	Class Class
 	Key   string
 
-	stopped atomic.Int64 // unix nanoseconds from which on it must not be let in
+	ending  atomic.Int64 // unix nanoseconds from which on it may be refused; 0: never
+	stopped atomic.Int64 // and must not be let in
 }
+
+// Ending says that a credential is being revoked: from now on either answer is
+// right.
+func (c *Credential) Ending() { c.ending.Store(time.Now().UnixNano()) }
 
 // StopsAt says from when on a credential must not be let in any more.
 func (c *Credential) StopsAt(t time.Time) { c.stopped.Store(t.UnixNano()) }
@@ -59,6 +64,10 @@ type Load struct {
 	URLs   func() []string // of gateways, asked for anew for each request
 	Client *http.Client
 	Pick   func(n int) *Credential // the credential of the nth request
+
+	// Again is how many requests got no answer at first and were sent again, as
+	// clients do: a connection made in the moment of a reload may be closed.
+	Again atomic.Int64
 
 	mu      sync.Mutex
 	entries []Entry
@@ -124,7 +133,8 @@ func (l *Load) status(c *Credential, url string) int {
 		req.Header.Set("X-Api-Key", c.Key)
 	}
 	res, err := l.Client.Do(req)
-	if err != nil { // a connection made in the moment of a reload may be closed: clients try again
+	if err != nil {
+		l.Again.Add(1)
 		if res, err = l.Client.Do(req); err != nil {
 			return 0
 		}
@@ -171,7 +181,7 @@ func Wrong(entries []Entry) []string {
 	}
 	for _, e := range entries {
 		class, in := e.Credential.Class, e.Status == http.StatusOK
-		stopped := e.Credential.stopped.Load()
+		ending, stopped := e.Credential.ending.Load(), e.Credential.stopped.Load()
 		switch {
 		case e.Status == 0:
 			say(e, "no answer")
@@ -181,7 +191,7 @@ func Wrong(entries []Entry) []string {
 			say(e, "a forged key is refused without asking anybody")
 		case class == Revoked && in, class == Victim && in && stopped != 0 && e.At.UnixNano() > stopped:
 			say(e, "a revoked key was let in")
-		case class == Victim && stopped == 0 && !in && e.Status != http.StatusServiceUnavailable:
+		case class == Victim && (ending == 0 || e.At.Add(e.Took).UnixNano() < ending) && !in && e.Status != http.StatusServiceUnavailable:
 			say(e, "a key was refused before it was revoked")
 		case class.good() && !in && e.Status != http.StatusServiceUnavailable:
 			say(e, "a good key was called bad")

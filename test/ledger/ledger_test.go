@@ -11,6 +11,7 @@ func TestWrong(t *testing.T) {
 	now := time.Now()
 	stopped := &Credential{Class: Victim}
 	stopped.StopsAt(now)
+	stopped.ending.Store(now.UnixNano())
 	for _, c := range []struct {
 		cred   *Credential
 		at     time.Time
@@ -32,7 +33,7 @@ func TestWrong(t *testing.T) {
 		{&Credential{Class: Revoked}, now, 503, false},
 		{&Credential{Class: Victim}, now, 200, false},
 		{&Credential{Class: Victim}, now, 401, true},
-		{stopped, now.Add(-time.Second), 200, false},
+		{stopped, now.Add(-time.Second), 401, true}, {stopped, now.Add(-time.Second), 200, false},
 		{stopped, now.Add(time.Second), 200, true},
 		{stopped, now.Add(time.Second), 401, false},
 	} {

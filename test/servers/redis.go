@@ -4,6 +4,8 @@ package servers
 
 import (
 	"context"
+	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -16,15 +18,24 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// SpareAddr returns a loopback address nobody listens on.
+// SpareAddr returns a loopback address nobody listens on. Its port is below
+// those that the system gives to clients, so that none of them takes it before
+// the server does.
 func SpareAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000)))
+		if err != nil {
+			continue // somebody has it
+		}
+		addr := l.Addr().String()
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return addr
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no spare port")
+	return ""
 }
 
 // Redis is a running redis-server.

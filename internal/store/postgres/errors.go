@@ -59,8 +59,10 @@ func (b *Backend) classifyReply(e *pgconn.PgError) error {
 		return unavailable("the server's disk is full")
 	case "25006":
 		return unavailable("the server is read-only: is it a standby, or being promoted?")
-	case "55P03", "57014":
+	case "55P03":
 		return unavailable("another change holds the lock; try again")
+	case "57014":
+		return unavailable("it took longer than it may: is statement_timeout set for this role?")
 	case "XX001", "XX002":
 		return auth.WithHint(errors.Join(auth.ErrCorrupt, said), "restore a backup")
 	}
@@ -72,8 +74,8 @@ func (b *Backend) classifyReply(e *pgconn.PgError) error {
 		return errors.Join(auth.ErrConflict, said)
 	case "28": // authorization: waiting does not mend it
 		return refused("check user, password and pg_hba.conf")
-	case "08", "53", "57", "58", "40", "55", "25":
-		return unavailable("")
+	case "22", "42": // the statement itself, which waiting does not mend
+		return said
 	}
-	return said
+	return unavailable("")
 }

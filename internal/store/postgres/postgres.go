@@ -5,6 +5,7 @@ package postgres
 
 import (
 	"context"
+	"crypto/tls"
 	"database/sql"
 	"embed"
 	"errors"
@@ -76,17 +77,8 @@ func New(dsn string) (*Backend, error) {
 		f.SetMaxBodyLen(maxMessage)
 		return f
 	}
-	params := map[string]string{
-		"lock_timeout":                        strconv.FormatInt(lockTimeout.Milliseconds(), 10),
-		"idle_in_transaction_session_timeout": strconv.FormatInt(lockTimeout.Milliseconds(), 10),
-		"application_name":                    "caddy-auth",
-	}
-	for name, value := range params {
-		if given, err := strconv.Atoi(config.RuntimeParams[name]); name == "application_name" && config.RuntimeParams[name] != "" ||
-			err == nil && given > 0 && int64(given) < lockTimeout.Milliseconds() {
-			continue
-		}
-		config.RuntimeParams[name] = value
+	if config.RuntimeParams["application_name"] == "" {
+		config.RuntimeParams["application_name"] = "caddy-auth"
 	}
 	return &Backend{config: config, id: dsn}, nil
 }
@@ -128,19 +120,38 @@ func address(host string, port uint16) string {
 	return net.JoinHostPort(host, strconv.Itoa(int(port)))
 }
 
-// InClear reports whether what is sent, the password included, may cross a
-// network without TLS.
-func (b *Backend) InClear() bool {
-	open := func(host string, tls bool) bool {
-		ip := net.ParseIP(host)
-		local := strings.HasPrefix(host, "/") || strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
-		return !local && !tls
-	}
-	clear := open(b.config.Host, b.config.TLSConfig != nil)
+// Exposed says what the network could do to the connection, or "".
+func (b *Backend) Exposed() string {
+	worst := exposed(b.config.Host, b.config.TLSConfig)
 	for _, f := range b.config.Fallbacks {
-		clear = clear || open(f.Host, f.TLSConfig != nil)
+		worst = max(worst, exposed(f.Host, f.TLSConfig))
 	}
-	return clear
+	switch worst {
+	case inClear:
+		return "may be reached without TLS: its password and all that is read from it cross the network in clear"
+	case unverified:
+		return "is reached with TLS that does not check who answers"
+	}
+	return ""
+}
+
+const (
+	safe = iota
+	unverified
+	inClear
+)
+
+func exposed(host string, conf *tls.Config) int {
+	ip := net.ParseIP(host)
+	switch {
+	case strings.HasPrefix(host, "/") || strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback():
+		return safe
+	case conf == nil:
+		return inClear
+	case conf.InsecureSkipVerify: // verify-ca too: it takes any name
+		return unverified
+	}
+	return safe
 }
 
 // Migrations implements store.Backend.
@@ -173,10 +184,14 @@ func (b *Backend) Connect(ctx context.Context, create bool) (*store.Conns, error
 	return c, nil
 }
 
-// settle makes sure that what is committed stays: a role may have turned it
-// off. What is stronger than on is left.
+// settle makes sure that what is committed stays, which a role may have turned
+// off, and that nobody waits for long. What is stronger is left. It is not said
+// at connecting, since PgBouncer would refuse that.
 func settle(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`)
+	_, err := conn.Exec(ctx, `SELECT set_config(name, CASE name WHEN 'synchronous_commit' THEN 'on' ELSE $1 END, false) FROM pg_settings
+		WHERE name = 'synchronous_commit' AND setting = 'off'
+		OR name IN ('lock_timeout', 'idle_in_transaction_session_timeout') AND (setting = '0' OR setting::bigint > $1::bigint)`,
+		strconv.FormatInt(lockTimeout.Milliseconds(), 10))
 	return err
 }
 

@@ -1,8 +1,8 @@
 package postgres_test
 
 import (
+	"database/sql"
 	"fmt"
-	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -83,15 +83,37 @@ func TestNew_SaysNothingOfThePassword(t *testing.T) {
 	}
 }
 
-func TestInClear(t *testing.T) {
-	_ = os.Unsetenv("PGSSLMODE")
-	for dsn, want := range map[string]bool{
-		"postgres://u@127.0.0.1/db": false, "postgres://u@localhost/db": false, "postgres:///db?host=/run/postgresql": false,
-		"postgres://u@db.example/db": true, "postgres://u@db.example/db?sslmode=require": false, "postgres://u@db.example/db?sslmode=verify-full": false,
-		"postgres://u@db.example/db?sslmode=disable": true, "postgres://u@127.0.0.1,db.example/db?sslmode=disable": true,
+func TestExposed(t *testing.T) {
+	t.Setenv("PGSSLMODE", "")
+	for dsn, want := range map[string]string{
+		"postgres://u@127.0.0.1/db": "", "postgres://u@localhost/db": "", "postgres:///db?host=/run/postgresql": "", "postgres://u@db.example/db?sslmode=verify-full": "",
+		"postgres://u@db.example/db": "without TLS", "postgres://u@db.example/db?sslmode=disable": "without TLS", "postgres://u@127.0.0.1,db.example/db?sslmode=disable": "without TLS",
+		"postgres://u@db.example/db?sslmode=require": "who answers", "postgres://u@db.example/db?sslmode=verify-ca": "who answers",
 	} {
-		if got := backend(t, dsn).InClear(); got != want {
-			t.Errorf("%s: %v, want %v", dsn, got, want)
+		if got := backend(t, dsn).Exposed(); got != want && (want == "" || !strings.Contains(got, want)) {
+			t.Errorf("%s: %q, want %q", dsn, got, want)
+		}
+	}
+}
+
+// TestTimeouts: nobody waits for long, whatever the role has set.
+func TestTimeouts(t *testing.T) {
+	p := servers.StartPostgres(t)
+	for _, c := range []struct{ role, param, want string }{
+		{"0", "", "10s"}, {"60000", "", "10s"}, {"3000", "", "3s"}, {"0", "lock_timeout=2000", "2s"},
+	} {
+		p.Do("ALTER ROLE gateway SET lock_timeout = " + c.role)
+		b := backend(t, p.DSN(c.param))
+		conns, err := b.Connect(t.Context(), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got string
+		if err := conns.Write.QueryRow("SHOW lock_timeout").Scan(&got); err != nil || got != c.want {
+			t.Errorf("%+v: %s, %v", c, got, err)
+		}
+		for _, db := range []*sql.DB{conns.Read, conns.Write, conns.Note, conns.Fresh} {
+			_ = db.Close()
 		}
 	}
 }
