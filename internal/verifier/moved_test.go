@@ -88,8 +88,12 @@ func TestImported_Untrusted(t *testing.T) {
 		at        time.Time
 		want      auth.Outcome
 	}{
-		{"imported", known, time.Now(), auth.Allow}, {"of the form, and unknown", unknown, time.Now(), auth.Deny}, {"of no form", "hello", time.Now(), auth.Deny},
-		{"imported, untrusted", known, later, auth.CannotDecide}, {"of the form, untrusted", unknown, later, auth.CannotDecide}, {"of no form, untrusted", "hello", later, auth.Deny},
+		{"imported", known, time.Now(), auth.Allow},
+		{"of the form, and unknown", unknown, time.Now(), auth.Deny},
+		{"of no form", "hello", time.Now(), auth.Deny},
+		{"imported, untrusted", known, later, auth.CannotDecide},
+		{"of the form, untrusted", unknown, later, auth.CannotDecide},
+		{"of no form, untrusted", "hello", later, auth.Deny},
 	} {
 		if v := n.verifier.VerifyKey(ctx, c.key, c.at); v.Outcome != c.want {
 			t.Errorf("%s: %v (%v)", c.what, v.Outcome, v.Cause)

@@ -97,12 +97,14 @@ type setup struct {
 	redisLine string // instead of the one for redis
 	dsn       string // PostgreSQL, for operators
 	storeLine string // for gateways, instead of the one for the file or dsn
-	masters   string // behind master_key, for PostgreSQL; default masterKey
+	masters   string // behind master_key, for PostgreSQL; default masterKey, noMaster: none
 	global    string
 }
 
 // masterKey is the one of fleets on PostgreSQL.
 const masterKey = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+
+const noMaster = "none"
 
 // startFleet runs n gateways on a file until the test ends.
 func startFleet(t *testing.T, n int, redis bool, global string) *fleet {
@@ -153,7 +155,9 @@ func (s setup) lines(dir string) string {
 		if masters == "" {
 			masters = masterKey
 		}
-		store += "\nmaster_key " + masters
+		if masters != noMaster {
+			store += "\nmaster_key " + masters
+		}
 	}
 	if redis == "" && s.redis != nil {
 		redis = "redis " + s.redis.URL()

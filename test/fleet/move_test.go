@@ -181,3 +181,38 @@ func (f *fleet) made() string {
 	out, _ := f.must("key", "create", "--owner", "acme", "--wait")
 	return strings.TrimSpace(out)
 }
+
+// TestRotateSecrets_FirstMasterKey: a store without a master key gets one; then
+// what everybody could have sealed opens nothing any more.
+func TestRotateSecrets_FirstMasterKey(t *testing.T) {
+	pg := servers.StartPostgres(t)
+	s := setup{dsn: pg.DSN(), masters: noMaster, global: "poll_interval 100ms"}
+	f := startSetup(t, s)
+	before := f.made()
+	passes := func(key string) {
+		t.Helper()
+		if got := f.gateways[0].get("/", key); got != http.StatusOK {
+			t.Errorf("a good key: %d", got)
+		}
+	}
+	passes(before)
+	if _, errs, code := f.command("store", "copy", "--to", "sqlite:"+f.dir+"/other.db"); code != 1 || !strings.Contains(errs, "sealed under no master key") {
+		t.Errorf("secrets that nothing seals, into a file: exit %d: %s", code, errs)
+	}
+	s.masters = masterKey
+	f.gateways[0].configure(s)
+	f.gateways[0].reload()
+	passes(before)
+	if out, _, _ := f.command("doctor"); !strings.Contains(out, "not sealed under it yet") {
+		t.Errorf("doctor does not say that a rotation is due:\n%s", out)
+	}
+	passes(f.made())
+	f.must("store", "rotate-secrets", "--wait")
+	passes(before)
+	passes(f.made())
+	s.masters = noMaster
+	f.gateways[0].configure(s)
+	if _, errs, code := f.command("key", "create", "--owner", "acme"); code != 1 || !strings.Contains(errs, "sealed under another key") {
+		t.Errorf("without the master key: exit %d: %s", code, errs)
+	}
+}

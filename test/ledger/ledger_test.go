@@ -33,7 +33,8 @@ func TestWrong(t *testing.T) {
 		{&Credential{Class: Revoked}, now, 503, false},
 		{&Credential{Class: Victim}, now, 200, false},
 		{&Credential{Class: Victim}, now, 401, true},
-		{stopped, now.Add(-time.Second), 401, true}, {stopped, now.Add(-time.Second), 200, false},
+		{stopped, now.Add(-time.Second), 401, true},
+		{stopped, now.Add(-time.Second), 200, false},
 		{stopped, now.Add(time.Second), 200, true},
 		{stopped, now.Add(time.Second), 401, false},
 	} {
