@@ -20,7 +20,8 @@ func copyFlags(c *cobra.Command) {
 	c.Flags().String("from", "", "the store to copy: sqlite:PATH or postgres://... (default: the configuration's)")
 	c.Flags().String("to", "", "where to: a file that is not there, or an empty PostgreSQL database")
 	c.Flags().Bool("prepare", false, "only copy, so that the run that ends changes at the source is short; may be repeated")
-	c.Flags().Bool("undo", false, "take changes at the source again, if the copy at --to was never opened or is lost")
+	c.Flags().Bool("undo", false, "take changes at the source again, if the copy at --to never became a store")
+	c.Flags().Bool("lost", false, "with --undo: what is at --to is lost for good, and was never used")
 	c.Flags().BoolP("yes", "y", false, "don't ask")
 }
 
@@ -83,32 +84,52 @@ func storeCopy(ctx context.Context, s *session) error {
 // undoCopy opens a source again whose copy came to nothing. A copy that is a
 // store may have been changed: two that take changes would be worse than none.
 func (s *session) undoCopy(ctx context.Context, src *store.DB, to Backend) error {
-	lost := "is lost"
-	dst, err := store.Open(ctx, to, store.Existing)
-	if err == nil {
-		defer dst.Close()
-		done, err := dst.Initialized(ctx)
-		if err != nil {
+	moved, err := src.MovedTo(ctx)
+	if err != nil {
+		return err
+	}
+	if moved == "" {
+		return fmt.Errorf("%s was not moved: %w", src.Describe(), auth.ErrConflict)
+	}
+	if lost, _ := s.cmd.Flags().GetBool("lost"); !lost {
+		if moved != to.Describe() {
+			return auth.WithHint(fmt.Errorf("%s was moved to %s, not to %s: %w", src.Describe(), moved, to.Describe(), auth.ErrConflict), "say with --to where it was moved to")
+		}
+		if err := abandonCopy(ctx, src, to); err != nil {
 			return err
 		}
-		if done {
-			return auth.WithHint(fmt.Errorf("%s is a complete store, which may have been changed: %w", to.Describe(), auth.ErrConflict), "to go back, copy it to a new place")
-		}
-		lost = "was never opened"
-	} else if !errors.Is(err, auth.ErrNotInitialized) {
-		s.note("%v", err)
 	}
-	if err := s.confirm(fmt.Sprintf("take changes at %s again, because the copy at %s %s", src.Describe(), to.Describe(), lost)); err != nil {
+	if err := s.confirm(fmt.Sprintf("take changes at %s again, and never use what is at %s", src.Describe(), moved)); err != nil {
 		return err
 	}
 	if err := store.Unmove(ctx, src, actor()); err != nil {
 		return err
 	}
-	s.note("%s takes changes again; never use what is left at %s", src.Describe(), to.Describe())
+	s.note("%s takes changes again; never use what is left at %s", src.Describe(), moved)
 	if s.json {
 		return printJSON(s.out, map[string]any{"store": src.Describe(), "moved": false})
 	}
 	return nil
+}
+
+// abandonCopy makes sure that a copy is no store and becomes none.
+func abandonCopy(ctx context.Context, src *store.DB, to Backend) error {
+	const hint = "if it is lost for good, say --lost"
+	dst, err := store.Open(ctx, to, store.Existing)
+	if err != nil {
+		return auth.WithHint(fmt.Errorf("whether the copy was used can't be seen: %w", err), hint)
+	}
+	defer dst.Close()
+	if done, err := dst.Initialized(ctx); err != nil {
+		return err
+	} else if done {
+		return auth.WithHint(fmt.Errorf("%s is a complete store, which may have been changed: %w", to.Describe(), auth.ErrConflict), "to go back, copy it to a new place")
+	}
+	id, err := src.ID(ctx)
+	if err != nil {
+		return err
+	}
+	return store.Abandon(ctx, dst, id)
 }
 
 // copyTargets reads where to copy from and to.

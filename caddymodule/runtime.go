@@ -107,7 +107,7 @@ func newRuntime(backend Backend, masters []auth.Secret) *runtime {
 	rt.now.Store(&settings{log: zap.NewNop(), prefix: DefaultKeyPrefix})
 	rt.memory = cache.NewMemory(cache.Limits{})
 	rt.follower = feed.New(journal{rt}, rt.memory, newNode(), feed.Config{}, feed.Events{
-		Booted:      rt.readSecrets,
+		Booted:      rt.booted,
 		Applied:     rt.applied,
 		LostHistory: rt.lostHistory,
 		Emptied:     func() { rt.streams.DoubtAll() },
@@ -323,40 +323,44 @@ func (rt *runtime) LookupKey(ctx context.Context, fp auth.Fingerprint) (store.Lo
 // prefixes returns the prefixes keys can have.
 func (rt *runtime) prefixes() []string { return *rt.known.Load() }
 
-// readSecrets reads the minting secrets and prefixes anew.
-func (rt *runtime) readSecrets(ctx context.Context) error {
-	db, ring := rt.db.Load(), rt.ring.Load()
-	if db == nil || ring == nil {
-		return fmt.Errorf("the store is not open: %w", auth.ErrUnavailable)
-	}
-	m, err := db.Minter(ctx, ring)
-	if errors.Is(err, secret.ErrWrongKey) {
-		// The key file may have been put back together with the database.
-		if ring, _, err = ringOf(ctx, db, rt.masters, rt.backend); err != nil {
+// booted is asked before the journal is trusted. Nobody begins to trust a store
+// that was moved.
+func (rt *runtime) booted(ctx context.Context) error {
+	if db := rt.db.Load(); db != nil {
+		if err := db.Usable(ctx); err != nil {
 			return err
 		}
-		m, err = db.Minter(ctx, ring)
 	}
+	rt.verifier.SetMoved(false)
+	return rt.readSecrets(ctx)
+}
+
+// readSecrets reads the minting secrets, the prefixes and the imported keys
+// anew.
+func (rt *runtime) readSecrets(ctx context.Context) error {
+	db := rt.db.Load()
+	if db == nil {
+		return fmt.Errorf("the store is not open: %w", auth.ErrUnavailable)
+	}
+	// The key file may have been put back together with the database, and after
+	// a rotation less opens the secrets than before.
+	ring, _, err := ringOf(ctx, db, rt.masters, rt.backend)
 	if err != nil {
 		return err
 	}
-	if err := db.Usable(ctx); err != nil { // nobody begins to trust a store that was moved
-		return err
-	}
-	rt.verifier.SetMoved(false)
-	reading, cancel := context.WithTimeout(context.WithoutCancel(ctx), importedTimeout)
-	defer cancel()
-	imported, err := db.Imported(reading)
+	m, err := db.Minter(ctx, ring)
 	if err != nil {
 		return err
 	}
 	rt.ring.Store(ring)
-	rt.setImported(imported)
-	rt.setMinter(m)
-	if err := db.EnsureSealing(ctx, "gateway", ring); err != nil { // a restored store may have none
+	if err := db.EnsureSealing(ctx, "gateway", ring); err != nil && !errors.Is(err, auth.ErrMoved) { // a restored store may have none
 		rt.logger().Warn("the secret for shared records could not be written; redis is not used", zap.Error(err))
 	}
 	rt.setEnvelope(ctx, db, ring)
+	if err := rt.readImported(ctx, db); err != nil {
+		return err
+	}
+	rt.setMinter(m) // last: without the imported keys it would call them forged
 	return nil
 }
 

@@ -191,11 +191,22 @@ func (rt *runtime) learnImported(fps []auth.Fingerprint) error {
 		rt.setImported(known.With(fps))
 		return nil
 	}
-	all, err := db.Imported(ctx)
-	if err == nil {
-		rt.setImported(all)
+	return rt.readImported(context.Background(), db)
+}
+
+// readImported reads all imported keys, of which there may be millions.
+func (rt *runtime) readImported(ctx context.Context, db *store.DB) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), importedTimeout)
+	defer cancel()
+	all, unread, err := db.Imported(ctx)
+	if err != nil {
+		return err
 	}
-	return err
+	if len(unread) > 0 {
+		rt.logger().Error("this release can't read some patterns of imported keys: such keys are verified, but not found in URLs and logs", zap.Strings("patterns", unread))
+	}
+	rt.setImported(all)
+	return nil
 }
 
 // learn adds prefixes that keys can have. None is ever forgotten.

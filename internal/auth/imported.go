@@ -21,18 +21,20 @@ type Imported struct {
 const maxExtra = 1 << 16
 
 // NewImported returns what finds keys of patterns among sums, which it keeps
-// and sorts; see Sum.
-func NewImported(patterns []string, sums []uint64) (*Imported, error) {
-	m := &Imported{texts: patterns, base: sums}
+// and sorts; see Sum. Patterns that it can't read, as those of a later release,
+// are returned too: keys of them are known, and not found in texts.
+func NewImported(patterns []string, sums []uint64) (m *Imported, unread []string) {
+	m = &Imported{texts: patterns, base: sums}
 	for _, text := range patterns {
 		p, err := ParseKeyPattern(text)
 		if err != nil {
-			return nil, err
+			unread = append(unread, text)
+			continue
 		}
 		m.patterns = append(m.patterns, p)
 	}
 	slices.Sort(m.base)
-	return m, nil
+	return m, unread
 }
 
 // Sum is the part of a fingerprint that Imported remembers. Two keys have the
@@ -108,21 +110,30 @@ func (m *Imported) Len() int {
 // Span is a part of a text.
 type Span struct{ Start, End int }
 
-// maxCandidates is how many texts one search hashes at most: what a request
-// can make us do is bounded, whatever it holds.
-const maxCandidates = 1000
+// How many texts one search hashes at most: what a request can make us do is
+// bounded, whatever it holds.
+const (
+	maxWords = 2000 // between delimiters
+	maxSlide = 500  // inside others
+)
 
-// FindAll returns where imported keys are in s, in order, and whether all of s
-// was searched. What looks like a key and is none, such as any UUID, is not
-// found. One that is glued to more characters that such keys can have is found
-// if it begins with its pattern's literal, or has the one length there is.
+// FindAll returns where imported keys are in s, in order, and whether s was
+// searched from end to end. What looks like a key and is none, such as any UUID,
+// is not found. One that is glued to more characters that such keys can have is
+// found if it begins with its pattern's literal, or has the one length there is,
+// as far as that does not take long.
 func (m *Imported) FindAll(s string) (found []Span, complete bool) {
 	if m.Len() == 0 {
 		return nil, true
 	}
-	f := finder{m: m, s: s, left: maxCandidates}
+	f := finder{m: m, s: s, left: maxWords}
 	for _, p := range m.patterns {
-		f.search(p)
+		f.search(p, f.words)
+	}
+	complete = f.left > 0
+	f.left = maxSlide
+	for _, p := range m.patterns {
+		f.search(p, f.slide)
 	}
 	slices.SortFunc(f.found, func(a, b Span) int { return cmp.Or(a.Start-b.Start, b.End-a.End) })
 	end := 0
@@ -131,7 +142,7 @@ func (m *Imported) FindAll(s string) (found []Span, complete bool) {
 			found, end = append(found, span), span.End
 		}
 	}
-	return found, f.left > 0
+	return found, complete
 }
 
 type finder struct {
@@ -142,7 +153,7 @@ type finder struct {
 }
 
 // search goes through the runs of characters that keys of a form consist of.
-func (f *finder) search(p *KeyPattern) {
+func (f *finder) search(p *KeyPattern, run func(p *KeyPattern, from, to int)) {
 	for i := 0; i < len(f.s) && f.left > 0; {
 		if !p.alphabet.has(f.s[i]) {
 			i++
@@ -152,40 +163,8 @@ func (f *finder) search(p *KeyPattern) {
 		for i < len(f.s) && p.alphabet.has(f.s[i]) {
 			i++
 		}
-		if i-from >= p.min {
-			f.run(p, from, i)
-		}
-	}
-}
-
-// run looks for keys in one run.
-func (f *finder) run(p *KeyPattern, from, to int) {
-	switch {
-	case p.prefix != "":
-		for at := from; f.left > 0; {
-			i := strings.Index(f.s[at:to], p.prefix)
-			if i < 0 {
-				return
-			}
-			at += i
-			f.lengths(p, at, to)
-			at++
-		}
-	case p.min == p.max:
-		for at := from; at+p.min <= to && f.left > 0; at++ {
-			f.try(at, at+p.min)
-		}
-	default:
-		f.words(p, from, to)
-	}
-}
-
-// lengths tries every length a key that begins at a place can have: what ends
-// where a word does first, then all.
-func (f *finder) lengths(p *KeyPattern, at, to int) {
-	for n := min(p.max, to-at); n >= p.min && f.left > 0; n-- {
-		if f.try(at, at+n) {
-			return
+		if i-from >= max(p.min, 1) {
+			run(p, from, i)
 		}
 	}
 }
@@ -194,13 +173,33 @@ func (f *finder) lengths(p *KeyPattern, at, to int) {
 // each word's end.
 func (f *finder) words(p *KeyPattern, from, to int) {
 	for start := from; start < to && f.left > 0; start++ {
-		if start > from && !delimiter(f.s[start-1]) {
+		if start > from && !delimiter(f.s[start-1]) || !strings.HasPrefix(f.s[start:to], p.prefix) {
 			continue
 		}
-		for end := min(to, start+p.max); end-start >= p.min && f.left > 0; end-- {
+		for end := min(to, start+p.max); end-start >= max(p.min, 1) && f.left > 0; end-- {
 			if (end == to || delimiter(f.s[end]) || delimiter(f.s[end-1])) && f.try(start, end) {
 				break
 			}
+		}
+	}
+}
+
+// slide tries what may begin and end inside words.
+func (f *finder) slide(p *KeyPattern, from, to int) {
+	switch {
+	case p.prefix != "":
+		for at := from; f.left > 0; at++ {
+			i := strings.Index(f.s[at:to], p.prefix)
+			if i < 0 {
+				return
+			}
+			at += i
+			for n := min(p.max, to-at); n >= max(p.min, 1) && f.left > 0 && !f.try(at, at+n); n-- {
+			}
+		}
+	case p.min == p.max:
+		for at := from; at+p.min <= to && f.left > 0; at++ {
+			f.try(at, at+p.min)
 		}
 	}
 }

@@ -16,9 +16,9 @@ func knows(t *testing.T, keys []string, patterns ...string) *Imported {
 	for _, k := range keys {
 		sums = append(sums, Sum(FingerprintOf(k)))
 	}
-	m, err := NewImported(patterns, sums)
-	if err != nil {
-		t.Fatal(err)
+	m, unread := NewImported(patterns, sums)
+	if len(unread) > 0 {
+		t.Fatal(unread)
 	}
 	return m
 }
@@ -80,6 +80,10 @@ func TestImported_FindAll(t *testing.T) {
 				t.Errorf("%s: found what is none", pattern)
 			}
 		}
+		behind := "/?cursor=" + strings.Repeat("x", 1100) + "&t=" + keys[0]
+		if found, complete := m.FindAll(behind); len(found) != 1 || !complete {
+			t.Errorf("%s: behind a long word: %v, %v", pattern, found, complete)
+		}
 		two := keys[0] + " and " + keys[0]
 		if found, _ := m.FindAll(two); len(found) != 2 {
 			t.Errorf("%s: %d of two", pattern, len(found))
@@ -92,7 +96,7 @@ func TestImported_BoundedWork(t *testing.T) {
 	const token = "hT4fQ9zLw2Xs8Rk1Vb6NcY3pKd7mJg5aGe0uBx4Z"
 	m := knows(t, []string{token}, `[A-Za-z0-9]{40}`, `[A-Za-z0-9+/]{40}=`, `[A-Za-z0-9_-]{500}`, `a[A-Za-z0-9_.-]{20,500}`, `[A-Za-z0-9_.-]{20,500}`)
 	for name, text := range map[string]string{
-		"a long word": strings.Repeat("x", 1<<20), "many keys": strings.Repeat(token+"&", 20_000), "many words": strings.Repeat("a.b-", 1<<18), "prefixes": strings.Repeat("a", 1<<20),
+		"many keys": strings.Repeat(token+"&", 20_000), "many words": strings.Repeat("a.b-", 1<<18),
 	} {
 		began := time.Now()
 		_, complete := m.FindAll(text)
@@ -101,6 +105,13 @@ func TestImported_BoundedWork(t *testing.T) {
 		}
 		if complete {
 			t.Errorf("%s: not all of it was searched, and nobody is told", name)
+		}
+	}
+	for name, text := range map[string]string{"a long word": strings.Repeat("x", 1<<20), "prefixes": strings.Repeat("a", 1<<20)} {
+		began := time.Now()
+		_, complete := m.FindAll(text)
+		if took := time.Since(began); took > 500*time.Millisecond || !complete {
+			t.Errorf("%s: %s, complete %v", name, took, complete)
 		}
 	}
 }
@@ -135,7 +146,12 @@ func TestKeyPattern(t *testing.T) {
 			t.Errorf("%q: %v", s, !want)
 		}
 	}
-	if got := p.Mask(`owner "sk_abc12": no, abc`); got != `owner "[redacted]": no, abc` {
-		t.Errorf("masked to %s", got)
+	for text, want := range map[string]string{`owner "sk_abc12": no, abc`: `owner "[redacted]": no, abc`, "x,sk_abc12": "x,[redacted]", "k=sk_abc12;": "k=[redacted];", "sk_": "sk_"} {
+		if got := p.Mask(text); got != want {
+			t.Errorf("%s: masked to %s", text, got)
+		}
+	}
+	if m, unread := NewImported([]string{`(?:ab){40}`, `[0-9]{30}`}, []uint64{Sum(FingerprintOf("x"))}); len(unread) != 1 || !m.Has(FingerprintOf("x")) {
+		t.Errorf("a pattern of a later release: %v", unread)
 	}
 }

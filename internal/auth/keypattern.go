@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"fmt"
 	"math"
 	"regexp/syntax"
 	"strings"
@@ -184,16 +183,21 @@ func (p *KeyPattern) Match(s string) bool {
 	return at[len(s)]
 }
 
-// Mask replaces what is a key of this form, between blanks and quotes, in a
-// text for people.
+// Mask replaces what is a key of this form, wherever it stands, in a short text
+// for people.
 func (p *KeyPattern) Mask(text string) string {
-	words := strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" \t\r\n\"'`:;", r) })
-	for _, w := range words {
-		if p.Match(w) {
-			text = strings.ReplaceAll(text, w, "[redacted]")
+	const mark = "[redacted]"
+	for at := 0; at+max(p.min, 1) <= len(text); at++ {
+		if !strings.HasPrefix(text[at:], p.prefix) {
+			continue
+		}
+		for n := min(p.max, len(text)-at); n >= max(p.min, 1); n-- {
+			if p.Match(text[at : at+n]) {
+				text = text[:at] + mark + text[at+n:]
+				at += len(mark) - 1
+				break
+			}
 		}
 	}
 	return text
 }
-
-var _ fmt.Stringer = (*KeyPattern)(nil)

@@ -476,6 +476,9 @@ func (f *Follower) boot(ctx context.Context) error {
 			return err
 		}
 	}
+	// What came before may have taken as long as there are imported keys.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.cfg.Load().LookTimeout)
+	defer cancel()
 	epoch, rows, err := f.journal.Tail(ctx, f.now().Add(-f.cfg.Load().Memory).UnixMilli())
 	if err != nil {
 		return fmt.Errorf("reading the journal's tail: %w", err)

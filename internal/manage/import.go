@@ -65,6 +65,9 @@ func (p *Pattern) CheckImport(row ImportRow, now time.Time) (*Imported, error) {
 			out.hint = p.Name + "_..." // all that is known
 		}
 	}
+	if err := p.checkFields(row); err != nil {
+		return nil, err
+	}
 	return out, errors.Join(p.checkHint(out.hint, row.Key.Reveal()), out.spec.normalize(now))
 }
 

@@ -64,7 +64,8 @@ func TestCheckImport(t *testing.T) {
 	}
 	for name, r := range map[string]ImportRow{
 		"nothing": {KeySpec: spec}, "both": {KeySpec: spec, Key: auth.NewSecret(key), SHA256: hash}, "a short hash": {KeySpec: spec, SHA256: "ab"},
-		"no owner": {SHA256: hash}, "a long hint": {KeySpec: spec, SHA256: hash, Hint: strings.Repeat("x", 50)}, "a hint that is a key": {KeySpec: spec, SHA256: hash, Hint: key},
+		"no owner": {SHA256: hash}, "a long hint": {KeySpec: spec, SHA256: hash, Hint: strings.Repeat("x", 50)}, "a key as the owner": {KeySpec: KeySpec{Owner: key}, SHA256: hash}, "a key in the metadata": {KeySpec: KeySpec{Owner: "acme", Meta: map[string]string{"x": "is " + key}}, SHA256: hash},
+		"a hint that is a key":      {KeySpec: spec, SHA256: hash, Hint: key},
 		"a hint that tells the key": {KeySpec: spec, Key: auth.NewSecret(key), Hint: "it is " + key[3:14]}, "a scope": {KeySpec: KeySpec{Owner: "acme", Scopes: []string{"a b"}}, SHA256: hash},
 		"an end in the past": {KeySpec: KeySpec{Owner: "acme", ExpiresAt: 5}, SHA256: hash},
 	} {

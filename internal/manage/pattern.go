@@ -71,6 +71,20 @@ func (p *Pattern) checkHint(hint, key string) error {
 	return checkText("hint", hint, maxHint)
 }
 
+// checkFields refuses keys where they would be shown: columns get mixed up.
+func (p *Pattern) checkFields(row ImportRow) error {
+	texts := map[string]string{"owner": row.Owner, "name": row.Name, "env": row.Environment, "scopes": strings.Join(row.Scopes, " ")}
+	for k, v := range row.Meta {
+		texts["meta"] += " " + k + "=" + v
+	}
+	for what, text := range texts {
+		if p.Mask(text) != text {
+			return auth.Invalidf("%s: it holds what has the form of a key", what)
+		}
+	}
+	return nil
+}
+
 // lookBits is a rough estimate of what a text could hold: its characters'
 // entropy, for as many of them as do not go on as those before did.
 func lookBits(s string) float64 {

@@ -125,13 +125,7 @@ func (c *copier) prepare(ctx context.Context, finish bool) error {
 	case c.frozen && !finish:
 		return auth.WithHint(fmt.Errorf("the move of %s has begun: %w", c.from.Describe(), auth.ErrConflict), "run it again without --prepare")
 	}
-	c.run = slices.Clone(c.id)
-	var random [16]byte
-	if _, err := rand.Read(random[:]); err != nil {
-		return fmt.Errorf("reading random bytes: %w", err)
-	}
-	c.run = append(c.run, random[:]...)
-	if err := c.to.begin(ctx, c.run); err != nil {
+	if c.run, err = c.to.begin(ctx, c.id); err != nil {
 		return err
 	}
 	for _, t := range copied {
@@ -478,8 +472,22 @@ func (c *copier) open(ctx context.Context, actor string) error {
 	})
 }
 
-// Unmove takes changes again at a store that was moved. Whoever calls it knows
-// that nothing was changed at the copy, and never will be.
+// Abandon makes sure that a copy of the store with an id, which is not finished,
+// never becomes a store by a run that is under way. One that is a store already
+// is auth.ErrConflict.
+func Abandon(ctx context.Context, d *DB, id []byte) error {
+	_, err := d.begin(ctx, id)
+	return err
+}
+
+// MovedTo is where a store was moved to; empty: nowhere.
+func (d *DB) MovedTo(ctx context.Context) (string, error) {
+	to, err := d.meta(ctx, metaMoved)
+	return string(to), err
+}
+
+// Unmove takes changes again at a store that was moved. Whoever calls it has
+// abandoned the copy, or knows that it is lost.
 func Unmove(ctx context.Context, d *DB, actor string) error {
 	allowed := func(context.Context, *sql.Tx) error { return nil }
 	return d.change(ctx, actor, allowed, func(tx *Tx) error {
@@ -521,9 +529,15 @@ func (c *copier) mine(ctx context.Context, tx *sql.Tx) error {
 }
 
 // begin marks an empty store, or a copy that an earlier run left, as the copy
-// of run. A store that somebody made meanwhile is auth.ErrConflict.
-func (d *DB) begin(ctx context.Context, run []byte) error {
-	return d.wrap("beginning the copy", d.write(ctx, d.current(), func(tx *sql.Tx, _ int64) error {
+// of a new run, which it returns. A store that somebody made meanwhile is
+// auth.ErrConflict.
+func (d *DB) begin(ctx context.Context, id []byte) (run []byte, err error) {
+	var random [16]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		return nil, fmt.Errorf("reading random bytes: %w", err)
+	}
+	run = slices.Concat(id, random[:])
+	return run, d.wrap("beginning the copy", d.write(ctx, d.current(), func(tx *sql.Tx, _ int64) error {
 		var n int
 		if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM store_meta WHERE name <> $1`, metaCopying).Scan(&n); err != nil {
 			return err

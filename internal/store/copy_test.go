@@ -351,6 +351,38 @@ func TestCopy_LooksAgain(t *testing.T) {
 	must(t, from.Usable(t.Context()))
 }
 
+// TestCopy_Abandoned: a run that goes on after its copy was given up makes no
+// second store.
+func TestCopy_Abandoned(t *testing.T) {
+	from, to := open(t, file(t)), open(t, file(t))
+	fill(t, from, 10)
+	_, err := copyAll(t.Context(), from, to, false)
+	must(t, err)
+	must(t, from.Exec(`INSERT INTO store_meta (name, value) VALUES ('moved', $1)`, []byte(to.Describe())))
+	var once sync.Once
+	_, err = store.Copy(t.Context(), from, to, "test", true, func(string, string, int64, int64) {
+		once.Do(func() {
+			id, err := from.ID(t.Context())
+			must(t, err)
+			must(t, store.Abandon(t.Context(), to, id))
+			must(t, store.Unmove(t.Context(), from, "test"))
+		})
+	})
+	if !errors.Is(err, auth.ErrConflict) {
+		t.Errorf("the run that goes on: %v", err)
+	}
+	must(t, from.Usable(t.Context()))
+	if err := to.Usable(t.Context()); !errors.Is(err, auth.ErrConflict) {
+		t.Errorf("the copy: %v", err)
+	}
+	complete := open(t, file(t))
+	_, err = copyAll(t.Context(), from, complete, true)
+	must(t, err)
+	if err := store.Abandon(t.Context(), complete, nil); !errors.Is(err, auth.ErrConflict) {
+		t.Errorf("a store is given up: %v", err)
+	}
+}
+
 func TestCopy_IntoAStore(t *testing.T) {
 	from, to := open(t, file(t)), open(t, file(t))
 	fill(t, from, 1)

@@ -54,11 +54,12 @@ func (d *DB) Formats(ctx context.Context) (patterns []string, err error) {
 	return patterns, err
 }
 
-// Imported returns what recognizes imported keys. It reads all of them.
-func (d *DB) Imported(ctx context.Context) (*auth.Imported, error) {
+// Imported returns what recognizes imported keys, and the patterns it can't
+// read; see auth.NewImported. It reads all of them.
+func (d *DB) Imported(ctx context.Context) (m *auth.Imported, unread []string, err error) {
 	patterns, err := d.Formats(ctx)
 	if err != nil || len(patterns) == 0 {
-		return nil, err
+		return nil, nil, err
 	}
 	var sums []uint64
 	err = d.each(ctx, "reading the imported keys", `SELECT fingerprint FROM keys WHERE format <> ''`, func(rows *sql.Rows) error {
@@ -73,9 +74,10 @@ func (d *DB) Imported(ctx context.Context) (*auth.Imported, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return auth.NewImported(patterns, sums)
+	m, unread = auth.NewImported(patterns, sums)
+	return m, unread, nil
 }
 
 // each calls scan for every row of a query.

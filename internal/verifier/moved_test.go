@@ -78,7 +78,7 @@ func TestImported_Untrusted(t *testing.T) {
 	n.must(err)
 	_, err = n.manage.Import(ctx, p, append(rows, row))
 	n.must(err)
-	all, err := n.db.Imported(ctx)
+	all, _, err := n.db.Imported(ctx)
 	n.must(err)
 	n.verifier.SetImported(all)
 	n.look()

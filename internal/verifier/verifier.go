@@ -137,17 +137,24 @@ func (v *Verifier) Verify(ctx context.Context, fp auth.Fingerprint, key string, 
 }
 
 // refuse denies a key that bears no tag of ours and was not imported, as far as
-// this node knows: where it may not know all, it can't say so. One that has our
-// form and a wrong tag is forged whatever happened.
+// this node knows: where it may not know all, it can't say so. One that has a
+// prefix of ours and a wrong tag is forged in an outage too: new secrets mint
+// only when every node that is trusted knows them (store.MintingDelay).
 func (v *Verifier) refuse(r auth.Reason, key string, imported *auth.Imported, trusted bool) auth.Verdict {
 	switch {
 	case r != auth.ReasonMalformed:
 	case v.moved.Load():
 		return auth.Undecided(auth.ErrMoved)
-	case !trusted && imported.Matches(key):
+	case !trusted && (imported.Matches(key) || ownForm(key)):
 		return auth.Undecided(auth.ErrStale)
 	}
 	return auth.Denied(r)
+}
+
+// ownForm reports whether a key has the form of ours, with whatever prefix.
+func ownForm(key string) bool {
+	_, _, ok := secret.Parse(key)
+	return ok
 }
 
 // VerifyAgain returns the present verdict on a key that was verified before.
