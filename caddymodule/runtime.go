@@ -346,7 +346,9 @@ func (rt *runtime) readSecrets(ctx context.Context) error {
 	// a rotation less opens the secrets than before.
 	ring, _, err := ringOf(ctx, db, rt.masters, rt.backend)
 	if err != nil {
-		return err
+		if ring = rt.ring.Load(); ring == nil { // what was read before still opens them, though its file may be gone
+			return err
+		}
 	}
 	m, err := db.Minter(ctx, ring)
 	if err != nil {

@@ -216,12 +216,6 @@ func (f *Follower) Position() (cursor, floor int64) {
 	return f.cursor, f.hist.floor()
 }
 
-// lookCall is a look that several callers wait for.
-type lookCall struct {
-	done chan struct{}
-	err  error
-}
-
 // LookSoon makes sure that a look which begins after the call was made, by
 // this caller or another, has ended. It is how a load ahead of the cursor
 // catches up; callers are coalesced.
@@ -318,10 +312,6 @@ func (f *Follower) reopen(ctx context.Context) error {
 	}
 	return f.awaitBeat(ctx)
 }
-
-// steadyTimeout bounds heartbeats, and looks that read only what is new: loads
-// may wait for those, and a connection that hangs is given up for another.
-const steadyTimeout = 2 * time.Second
 
 func (f *Follower) lookOnce(ctx context.Context) error {
 	began, most := f.now(), f.cfg.Load().LookTimeout

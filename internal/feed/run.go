@@ -19,7 +19,16 @@ const (
 	ackGap = 100 * time.Millisecond
 	// beatRetry is how soon a heartbeat that was not confirmed is tried again.
 	beatRetry = time.Second
+	// steadyTimeout bounds heartbeats, and looks that read only what is new: loads
+	// may wait for those, and a connection that hangs is given up for another.
+	steadyTimeout = 2 * time.Second
 )
+
+// lookCall is a look that several callers wait for.
+type lookCall struct {
+	done chan struct{}
+	err  error
+}
 
 // Ring makes the follower look soon. It needs no trust: it says only that a
 // look may be worth it. It never blocks.

@@ -6,40 +6,14 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"database/sql"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"slices"
 	"strings"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 )
-
-// table is what a copy has of a table: its columns, the first of which, or the
-// first two, are the primary key.
-type table struct {
-	name    string
-	columns []string
-	keys    int // how many columns the primary key has
-}
-
-// copied are the tables that a copy takes over row by row, in an order in
-// which each refers to earlier ones only. store_meta and nodes come at the end,
-// in their own way.
-var copied = []table{
-	{"prefixes", []string{"prefix", "created_at"}, 1},
-	{"secrets", []string{"name", "id", "sealed", "created_at"}, 2},
-	{"key_formats", []string{"name", "pattern", "created_at"}, 1},
-	{"owners", []string{"name", "created_at", "disabled_at", "disabled_reason"}, 1},
-	{"keys", []string{
-		"id", "fingerprint", "owner", "name", "hint", "environment", "scopes", "networks", "meta", "created_at", "expires_at", "disabled_at", "revoked_at",
-		"revoked_reason", "replaced_by", "replaced_at", "overlap_until", "last_used_at", "refused_at", "refused_reason", "format",
-	}, 1},
-	{"journal", []string{"seq", "id", "at", "kind", "fingerprints", "parent_kind", "parent_name"}, 1},
-	{"audit", []string{"id", "at", "actor", "action", "target", "detail"}, 1},
-}
 
 const (
 	// copyChunk is how many rows are compared at a time.
@@ -161,11 +135,6 @@ func (c *copier) copySnapshot(ctx context.Context) ([]Tally, error) {
 	return c.tables(ctx, "copying", tx)
 }
 
-// querier is a connection or a transaction.
-type querier interface {
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-}
-
 // tables makes every table the same as it is in the source, as src sees it.
 func (c *copier) tables(ctx context.Context, stage string, src querier) ([]Tally, error) {
 	var done int64
@@ -221,136 +190,6 @@ func (c *copier) match(ctx context.Context, t table, want [][]any, after, upTo [
 	}
 }
 
-// compare returns the rows that have lacks or has otherwise, and those it has
-// too many. Both are in the order of the primary key.
-func compare(t table, want, have [][]any) (write, remove [][]any) {
-	same := map[string][]any{}
-	for _, r := range have {
-		same[string(rowBytes(r[:t.keys]))] = r
-	}
-	for _, r := range want {
-		key := string(rowBytes(r[:t.keys]))
-		if h, ok := same[key]; !ok || !bytes.Equal(rowBytes(h), rowBytes(r)) {
-			write = append(write, r)
-		}
-		delete(same, key)
-	}
-	for _, r := range have {
-		if _, left := same[string(rowBytes(r[:t.keys]))]; left {
-			remove = append(remove, r)
-		}
-	}
-	return write, remove
-}
-
-func writeRow(sum hash.Hash, row []any) { sum.Write(rowBytes(row)) }
-
-// rowBytes is a row in a form that is the same whichever database it is from.
-func rowBytes(row []any) []byte {
-	var out []byte
-	add := func(kind byte, b []byte) {
-		out = append(out, kind)
-		out = binary.BigEndian.AppendUint32(out, uint32(len(b)))
-		out = append(out, b...)
-	}
-	for _, v := range row {
-		switch v := v.(type) {
-		case int64:
-			out = append(out, 'i')
-			out = binary.BigEndian.AppendUint64(out, uint64(v))
-		case string:
-			add('s', []byte(v))
-		case []byte:
-			add('b', v)
-		default:
-			add('?', fmt.Append(nil, v))
-		}
-	}
-	return out
-}
-
-// chunk reads the next rows above after, at most copyChunk.
-func (d *DB) chunk(ctx context.Context, src querier, t table, after, upTo []any) ([][]any, error) {
-	where, args := t.between(after, upTo)
-	order := strings.Join(t.columns[:t.keys], ", ")
-	query := "SELECT " + strings.Join(t.columns, ", ") + " FROM " + t.name + where + " ORDER BY " + order
-	if upTo == nil {
-		query += fmt.Sprintf(" LIMIT %d", copyChunk)
-	}
-	rows, err := src.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, d.wrap("reading "+t.name, err)
-	}
-	defer rows.Close()
-	var out [][]any
-	for rows.Next() {
-		row, dest := make([]any, len(t.columns)), make([]any, len(t.columns))
-		for i := range row {
-			dest[i] = &row[i]
-		}
-		if err := rows.Scan(dest...); err != nil {
-			return nil, d.wrap("reading "+t.name, err)
-		}
-		for i, v := range row {
-			if b, isBytes := v.([]byte); v == nil || isBytes && b == nil { // how a driver reads an empty BLOB: no column can be NULL
-				row[i] = []byte{}
-			}
-		}
-		out = append(out, row)
-	}
-	return out, d.wrap("reading "+t.name, rows.Err())
-}
-
-// between reads the rows of a copy above after and up to upTo. Without an end
-// there may be many more than there should: they are read in parts.
-func (d *DB) between(ctx context.Context, t table, after, upTo []any) ([][]any, error) {
-	if upTo != nil {
-		return d.chunk(ctx, d.current().Read, t, after, upTo)
-	}
-	var all [][]any
-	for {
-		rows, err := d.chunk(ctx, d.current().Read, t, after, nil)
-		if err != nil {
-			return nil, err
-		}
-		if all = append(all, rows...); len(rows) < copyChunk {
-			return all, nil
-		}
-		after = rows[len(rows)-1][:t.keys]
-	}
-}
-
-// between is the condition for a primary key above after and up to upTo.
-func (t table) between(after, upTo []any) (where string, args []any) {
-	key := t.columns[0]
-	if t.keys > 1 {
-		key = "(" + strings.Join(t.columns[:t.keys], ", ") + ")"
-	}
-	var conditions []string
-	for _, c := range []struct {
-		op    string
-		bound []any
-	}{{">", after}, {"<=", upTo}} {
-		if c.bound == nil {
-			continue
-		}
-		var marks []string
-		for _, v := range c.bound {
-			args = append(args, v)
-			marks = append(marks, fmt.Sprintf("$%d", len(args)))
-		}
-		bound := marks[0]
-		if t.keys > 1 {
-			bound = "(" + strings.Join(marks, ", ") + ")"
-		}
-		conditions = append(conditions, key+" "+c.op+" "+bound)
-	}
-	if len(conditions) == 0 {
-		return "", nil
-	}
-	return " WHERE " + strings.Join(conditions, " AND "), args
-}
-
 // put writes and removes rows of a copy in one transaction. It takes no lock
 // that the source may share: nobody but this run may write to the copy.
 func (c *copier) put(ctx context.Context, t table, write, remove [][]any) error {
@@ -376,54 +215,6 @@ func (c *copier) put(ctx context.Context, t table, write, remove [][]any) error 
 		return d.wrap("writing "+t.name, err)
 	}
 	return d.wrap("writing "+t.name, tx.Commit())
-}
-
-// insertRows writes rows in statements of as many as the backend likes.
-func (d *DB) insertRows(ctx context.Context, tx *sql.Tx, t table, rows [][]any) error {
-	each := d.backend.Values() / len(t.columns)
-	var full *sql.Stmt
-	if len(rows) > each {
-		var err error
-		if full, err = tx.PrepareContext(ctx, t.insert(each)); err != nil {
-			return err
-		}
-		defer full.Close()
-	}
-	for part := range slices.Chunk(rows, each) {
-		var err error
-		if full != nil && len(part) == each {
-			_, err = full.ExecContext(ctx, slices.Concat(part...)...)
-		} else {
-			_, err = tx.ExecContext(ctx, t.insert(len(part)), slices.Concat(part...)...)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (t table) insert(rows int) string {
-	var q strings.Builder
-	q.WriteString("INSERT INTO " + t.name + " (" + strings.Join(t.columns, ", ") + ") VALUES ")
-	n := 0
-	for r := range rows {
-		if r > 0 {
-			q.WriteString(", ")
-		}
-		for i := range t.columns {
-			n++
-			q.WriteString([]string{"(", ", "}[min(i, 1)])
-			fmt.Fprintf(&q, "$%d", n)
-		}
-		q.WriteString(")")
-	}
-	var sets []string
-	for _, column := range t.columns[t.keys:] {
-		sets = append(sets, column+" = excluded."+column)
-	}
-	q.WriteString(" ON CONFLICT (" + strings.Join(t.columns[:t.keys], ", ") + ") DO UPDATE SET " + strings.Join(sets, ", "))
-	return q.String()
 }
 
 // mark ends changes at the source, in the transaction under whose lock it was
@@ -472,49 +263,6 @@ func (c *copier) open(ctx context.Context, actor string) error {
 	})
 }
 
-// Abandon makes sure that a copy of the store with an id, which is not finished,
-// never becomes a store by a run that is under way. One that is a store already
-// is auth.ErrConflict.
-func Abandon(ctx context.Context, d *DB, id []byte) error {
-	_, err := d.begin(ctx, id)
-	return err
-}
-
-// MovedTo is where a store was moved to; empty: nowhere.
-func (d *DB) MovedTo(ctx context.Context) (string, error) {
-	to, err := d.meta(ctx, metaMoved)
-	return string(to), err
-}
-
-// Unmove takes changes again at a store that was moved. Whoever calls it has
-// abandoned the copy, or knows that it is lost.
-func Unmove(ctx context.Context, d *DB, actor string) error {
-	allowed := func(context.Context, *sql.Tx) error { return nil }
-	return d.change(ctx, actor, allowed, func(tx *Tx) error {
-		var to []byte
-		if err := tx.queryRow(ctx, `SELECT value FROM store_meta WHERE name = $1`, metaMoved).Scan(&to); err != nil {
-			if errors.Is(err, sql.ErrNoRows) {
-				return fmt.Errorf("%s was not moved: %w", d.Describe(), auth.ErrConflict)
-			}
-			return d.wrap("reading the store's "+metaMoved, err)
-		}
-		if err := tx.exec(ctx, "opening the store again", `DELETE FROM store_meta WHERE name = $1`, metaMoved); err != nil {
-			return err
-		}
-		return errors.Join(tx.Journal(ctx, ChangeUnmoved, nil, auth.Parent{}), tx.Audit(ctx, "store.unmoved", "store", map[string]any{"from": string(to)}))
-	})
-}
-
-// meta reads a fact about the store; nil: there is none.
-func (d *DB) meta(ctx context.Context, name string) ([]byte, error) {
-	var value []byte
-	err := d.current().Read.QueryRowContext(ctx, `SELECT value FROM store_meta WHERE name = $1`, name).Scan(&value)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, nil
-	}
-	return value, d.wrap("reading the store's "+name, err)
-}
-
 // mine makes sure, until the transaction ends, that the copy is still this
 // run's: another may have gone on with it, or have made it a store.
 func (c *copier) mine(ctx context.Context, tx *sql.Tx) error {
@@ -548,39 +296,4 @@ func (d *DB) begin(ctx context.Context, id []byte) (run []byte, err error) {
 		_, err := tx.ExecContext(ctx, `INSERT INTO store_meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = $2`, metaCopying, run)
 		return err
 	}))
-}
-
-// movedError says where a store has gone.
-func movedError(store, to string) error {
-	return auth.WithHint(fmt.Errorf("%s was moved to %s: %w", store, to, auth.ErrMoved), "name the new store in the configuration, and reload every gateway")
-}
-
-// checkMoved refuses writes to a store that was moved. It is asked under the
-// lock of whoever wants to write.
-func (d *DB) checkMoved(ctx context.Context, tx *sql.Tx) error {
-	var to []byte
-	switch err := tx.QueryRowContext(ctx, `SELECT value FROM store_meta WHERE name = $1`, metaMoved).Scan(&to); {
-	case errors.Is(err, sql.ErrNoRows):
-		return nil
-	case err != nil:
-		return err
-	}
-	return movedError(d.Describe(), string(to))
-}
-
-// Usable says why a store that is open must not be used: it was moved, or it
-// is a copy that is not finished.
-func (d *DB) Usable(ctx context.Context) error {
-	moved, err := d.meta(ctx, metaMoved)
-	if err != nil {
-		return err
-	}
-	if moved != nil {
-		return movedError(d.Describe(), string(moved))
-	}
-	began, err := d.meta(ctx, metaCopying)
-	if err != nil || began == nil {
-		return err
-	}
-	return auth.WithHint(fmt.Errorf("%s is a copy that is not finished: %w", d.Describe(), auth.ErrConflict), "run store copy again: it goes on where it ended")
 }

@@ -202,16 +202,6 @@ func (p *Postgres) Kill() {
 	p.cmd = nil
 }
 
-// Stop ends the server in order, as an administrator in a hurry does.
-func (p *Postgres) Stop() {
-	p.t.Helper()
-	if err := p.cmd.Process.Signal(syscall.SIGINT); err != nil { // "fast"
-		p.t.Fatal(err)
-	}
-	_ = p.cmd.Wait()
-	p.cmd = nil
-}
-
 // Hang stops the server without closing anything; Resume lets it go on.
 func (p *Postgres) Hang()   { p.signalAll(syscall.SIGSTOP) }
 func (p *Postgres) Resume() { p.signalAll(syscall.SIGCONT) }
