@@ -127,12 +127,23 @@ func freeAddrs(t testing.TB, n int) []string {
 	return out
 }
 
+// storeDir is a directory that goes when nobody writes to it any more: a
+// gateway that was stopped uses its store until its last request has ended.
+func storeDir(t testing.TB) string {
+	dir, err := os.MkdirTemp("", "gateway")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { eventually(t, "the directory is empty", func() bool { return os.RemoveAll(dir) == nil }) })
+	return dir
+}
+
 // start runs a gateway until the test ends.
 func start(t testing.TB, o options) *gateway {
 	t.Helper()
 	g := &gateway{t: t, dir: o.dir, addr: freeAddr(t), upstream: newUpstream(t)}
 	if g.dir == "" {
-		g.dir = t.TempDir()
+		g.dir = storeDir(t)
 	}
 	if err := g.load(o); err != nil {
 		t.Fatal(err)
