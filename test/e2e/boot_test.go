@@ -12,7 +12,7 @@ import (
 // the same, answers 503, and is used as soon as it can be.
 func TestBoot_StoreThatCantBeReached(t *testing.T) {
 	conf := options{site: "auth_health /ready\nauth {\npublic /open\n}"}
-	conf.dir = t.TempDir()
+	conf.dir = storeDir(t)
 	var key string
 	t.Run("before", func(t *testing.T) { // all that has the store open ends with it
 		g := start(t, conf)

@@ -24,7 +24,7 @@ func TestCaddyfileExample(t *testing.T) {
 	if string(caddyfile.Format(text)) != string(text) {
 		t.Error("Caddyfile.example is not formatted: run make fmt")
 	}
-	g := &gateway{t: t, dir: t.TempDir(), addr: freeAddr(t), upstream: newUpstream(t)}
+	g := &gateway{t: t, dir: storeDir(t), addr: freeAddr(t), upstream: newUpstream(t)}
 	used := string(text)
 	for from, to := range map[string]string{
 		"./caddy-auth-example/auth.db": filepath.Join(g.dir, "auth.db"),

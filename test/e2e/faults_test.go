@@ -18,7 +18,7 @@ func startError(t *testing.T, o options) string {
 	t.Helper()
 	g := &gateway{t: t, dir: o.dir, addr: freeAddr(t), upstream: newUpstream(t)}
 	if g.dir == "" {
-		g.dir = t.TempDir()
+		g.dir = storeDir(t)
 	}
 	err := g.load(o)
 	if err == nil {

@@ -177,7 +177,7 @@ func TestReload_NothingIsDropped(t *testing.T) {
 		t.Errorf("%v store reads: a reload made the caches cold", got)
 	}
 	// Another store: the old one stays open for what is still inside.
-	other := t.TempDir()
+	other := storeDir(t)
 	close(stop)
 	wg.Wait()
 	g.dir = other
@@ -255,7 +255,7 @@ func TestReload_ThatFailsChangesNothing(t *testing.T) {
 	bad := "http://{addr} {\nauth\nrespond ok\n}\nhttp://" + taken.Addr().String() + " {\nrespond ok\n}"
 	for i := range 10 {
 		if g.dir = mine; i%2 == 1 {
-			g.dir = t.TempDir() // another store, too
+			g.dir = storeDir(t) // another store, too
 		}
 		err := g.load(options{auth: "cache {\nsize 1\n}\nkey_prefix zz", raw: bad})
 		if err == nil || !strings.Contains(err.Error(), "address already in use") {
@@ -292,7 +292,7 @@ func TestReload_ThatFailsChangesNothing(t *testing.T) {
 // TestReload_ToAnotherStore: Caddy may serve before the new store is open; then
 // requests wait for it.
 func TestReload_ToAnotherStore(t *testing.T) {
-	dirs := [2]string{t.TempDir(), t.TempDir()}
+	dirs := [2]string{storeDir(t), storeDir(t)}
 	var keys [2]string
 	g := start(t, options{site: "auth", dir: dirs[0]})
 	keys[0] = g.plainKey()
@@ -362,7 +362,7 @@ func TestReload_KeepsCountingAndWarm(t *testing.T) {
 
 // TestValidate_TouchesNothing: no connection, no file, no goroutine.
 func TestValidate_TouchesNothing(t *testing.T) {
-	dir := t.TempDir()
+	dir := storeDir(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -320,7 +320,7 @@ func TestPlaceholdersAndAccessLog(t *testing.T) {
 		header X-Seen "{http.auth.user.id} {http.auth.user.credential_id} {http.auth.user.method} {http.auth.user.environment} {http.auth.user.scopes} {http.auth.user.meta.tenant}"
 		header >X-Late "{http.auth.user.id}"
 		request_header X-From-Placeholder "{http.auth.user.id}/{http.auth.user.meta.tenant}"
-	`, dir: t.TempDir()})
+	`, dir: storeDir(t)})
 	k := g.key(manage.KeySpec{Owner: "acme", Scopes: []string{"a", "b"}, Meta: map[string]string{"tenant": "t1"}})
 	a := g.do("GET", "/", "X-API-Key", k.Text.Reveal())
 	s := g.ok(a)
