@@ -167,8 +167,7 @@ func TestRedis_Faults(t *testing.T) {
 		{"emptied", func() { r.Do("FLUSHALL") }, func() {}},
 		{"records of another type", func() {
 			for name := range r.Dump() {
-				r.Do("DEL", name)
-				r.Do("LPUSH", name, "x")
+				r.Do("EVAL", servers.ToList, 1, name)
 			}
 		}, func() { r.Do("FLUSHALL") }},
 	}

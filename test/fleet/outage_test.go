@@ -170,8 +170,7 @@ func (o *outages) cells() []outage {
 			func() { r.Do("ACL", "SETUSER", "default", "nopass") }),
 		redis("records of another type", func() {
 			for name := range r.Dump() {
-				r.Do("DEL", name)
-				r.Do("LPUSH", name, "x")
+				r.Do("EVAL", servers.ToList, 1, name)
 			}
 		}, func() { r.Do("FLUSHALL") }),
 		redis("corrupt records", func() {

@@ -78,6 +78,10 @@ func StartRedisWith(t testing.TB, admin *redis.Options, args ...string) *Redis {
 	return r
 }
 
+// ToList is a script that makes a value one of another type, in one step:
+// somebody may be writing it.
+const ToList = "redis.call('DEL', KEYS[1]) return redis.call('LPUSH', KEYS[1], 'x')"
+
 // URL is the server's, without user and password.
 func (r *Redis) URL() string { return "redis://" + r.Addr + "/0" }
 
