@@ -78,6 +78,9 @@ func withSentinels(t *testing.T, pg *servers.Postgres) []string {
 	o.start(t, setup{n: 2, dsn: pg.DSN(), redisLine: fmt.Sprintf("redis {\naddresses %s\nsentinel_master %s\n}", strings.Join(s.Addrs, " "), servers.SentinelMaster)})
 	was := s.Now()
 	o.runAll(t, []outage{{name: "failover by sentinels", what: "redis", stays: true, held: 3 * time.Second, begin: s.Master.Kill, end: func() {}}})
+	if len(o.rows) == 0 { // -run left it out
+		return nil
+	}
 	servers.Eventually(t, "the sentinels have chosen another master", func() bool { return s.Now() != was })
 	if len(s.Replica.Dump()) == 0 {
 		t.Error("nothing was written to the new master")
@@ -94,6 +97,9 @@ func withCluster(t *testing.T, pg *servers.Postgres) []string {
 		{name: "cluster, slots moving", what: "redis", stays: true, begin: func() { c.Reshard(0, 1, 2000); c.Reshard(1, 2, 3000) }, end: func() {}},
 		{name: "cluster, one of three masters lost", what: "redis", stays: true, begin: c.Nodes[2].Kill, end: c.Nodes[2].Start},
 	})
+	if len(o.rows) == 0 {
+		return nil
+	}
 	for i, n := range c.Nodes[:2] {
 		if len(n.Dump()) == 0 {
 			t.Errorf("nothing was written to node %d", i)
