@@ -26,6 +26,19 @@ const (
 	ReasonRevoked
 	ReasonDisabled
 	ReasonOwnerDisabled
+	// Of tokens of other issuers.
+	ReasonHeader    // a header parameter that must not be there, or not so
+	ReasonAlgorithm // an algorithm that is not configured, or not the key's
+	ReasonIssuer    // nobody whom this gateway knows issued it
+	ReasonKeyID     // the issuer has no such key
+	ReasonSignature
+	ReasonTokenType // a token for another purpose
+	ReasonAudience  // it is for others
+	ReasonClaims    // a claim is missing, or is not what it should be
+	ReasonNotYet    // it begins later, or was issued in the future
+	ReasonLifetime  // it lives longer than tokens may here, or does not say since when
+	ReasonBound     // it is bound to a key that the client did not prove to have
+	ReasonInactive  // its issuer says that it is not active
 )
 
 var reasonNames = [...]string{
@@ -38,6 +51,18 @@ var reasonNames = [...]string{
 	ReasonRevoked:       "revoked",
 	ReasonDisabled:      "disabled",
 	ReasonOwnerDisabled: "owner_disabled",
+	ReasonHeader:        "token_header",
+	ReasonAlgorithm:     "algorithm",
+	ReasonIssuer:        "unknown_issuer",
+	ReasonKeyID:         "unknown_key",
+	ReasonSignature:     "signature",
+	ReasonTokenType:     "token_type",
+	ReasonAudience:      "audience",
+	ReasonClaims:        "claims",
+	ReasonNotYet:        "not_yet_valid",
+	ReasonLifetime:      "lifetime",
+	ReasonBound:         "bound_token",
+	ReasonInactive:      "inactive",
 }
 
 // String returns the reason's constant name, as logs show it.
