@@ -175,3 +175,13 @@ func readOKP(o strictjson.Object, name string) (ed25519.PublicKey, error) {
 	}
 	return ed25519.PublicKey(raw), nil
 }
+
+// Alike reports whether some algorithm fits both keys.
+func (k *Key) Alike(other *Key) bool {
+	for name := range algorithms {
+		if k.Fits(name) && other.Fits(name) {
+			return true
+		}
+	}
+	return false
+}
