@@ -68,6 +68,13 @@ type App struct {
 	// The headers that carry an API key. Default: X-API-Key.
 	KeyHeaders []string `json:"key_headers,omitempty"`
 
+	// Issuers whose JWTs are taken as bearer tokens, by a name of our own.
+	Issuers map[string]*IssuerConfig `json:"issuers,omitempty"`
+
+	// Servers that are asked about bearer tokens which are nothing else, by a
+	// name of our own.
+	Introspection map[string]*IntrospectionConfig `json:"introspection,omitempty"`
+
 	// More query parameter names to refuse, on every site.
 	RefuseQuery []string `json:"refuse_query,omitempty"`
 
@@ -92,6 +99,7 @@ type App struct {
 	log      *zap.Logger
 	rt       *runtime
 	settings *settings
+	issuers  *issuers
 	poolKey  runtimeKey
 	redisKey redisKey
 	held     struct{ runtime, redis, started bool }
@@ -148,6 +156,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	if err := metrics.register(ctx.GetMetricsRegistry()); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
+	}
+	if err := a.provisionIssuers(); err != nil {
+		return err
 	}
 	backend, err := a.loadStore(ctx)
 	if err != nil {
@@ -272,6 +283,7 @@ func (a *App) warnOfOpen(backend Backend, masters []auth.Secret) {
 func (a *App) Start() error {
 	a.held.started = true
 	a.rt.adopt(a.settings)
+	a.issuers.start(a.log)
 	return a.rt.start()
 }
 
@@ -288,6 +300,9 @@ func (a *App) Cleanup() error {
 	if a.held.runtime {
 		_, err := runtimes.Delete(a.poolKey)
 		errs = append(errs, err)
+	}
+	if a.issuers != nil {
+		errs = append(errs, a.issuers.release())
 	}
 	if a.held.redis {
 		_, err := redisClients.Delete(a.redisKey)

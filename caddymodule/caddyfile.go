@@ -36,7 +36,9 @@ func (o once) check(d *caddyfile.Dispenser, name string) error {
 var repeatable = map[string]bool{
 	"public": true, "allow_query": true, "refuse_query": true, "require_scope": true, "allow_jwt_path": true,
 	"map": true, "strip": true, "keep": true,
-	"scope": true, "any_scope": true, "subject": true, "environment": true, "method": true,
+	"scope": true, "any_scope": true, "subject": true, "environment": true, "method": true, "meta": true,
+	"issuer": true, "introspection": true, // each by its name
+	"audience": true, "algorithms": true, "required_claims": true, "meta_claims": true,
 }
 
 // block calls each for every subdirective of the block that follows. A
@@ -75,6 +77,8 @@ func block(d *caddyfile.Dispenser, what string, each map[string]func(*caddyfile.
 //		}
 //		poll_interval <duration>
 //		max_staleness <duration>
+//		issuer <name> {...}
+//		introspection <name> {...}
 //		key_prefix <text>
 //		key_header <names...>
 //		refuse_query <names...>
@@ -100,6 +104,8 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 		"cache":            app.parseCache,
 		"poll_interval":    duration(&app.PollInterval),
 		"max_staleness":    duration(&app.MaxStaleness),
+		"issuer":           app.parseIssuer,
+		"introspection":    app.parseIntrospection,
 		"key_prefix":       text(&app.KeyPrefix),
 		"key_header":       words(&app.KeyHeaders),
 		"refuse_query":     words(&app.RefuseQuery),

@@ -22,6 +22,7 @@ import (
 //		environment <names...>|any
 //		from header <names...>
 //		accept <methods...>
+//		issuers <names...>
 //		require_scope <scopes...>
 //		refuse_query <names...>
 //		allow_query <names...> [<paths...>]
@@ -69,6 +70,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"environment":        h.parseEnvironment,
 		"from":               h.parseFrom,
 		"accept":             h.parseAccept,
+		"issuers":            words(&h.Issuers),
 		"require_scope":      h.parseScopes,
 		"refuse_query":       words(&h.RefuseQuery),
 		"allow_query":        queryAllowance(&h.AllowQuery),
@@ -223,11 +225,31 @@ func identityHeaders(into **IdentityHeaders) func(*caddyfile.Dispenser) error {
 	}
 }
 
+// valuesOf parses a name and one or more values.
+func valuesOf(into *map[string][]string) func(*caddyfile.Dispenser) error {
+	return func(d *caddyfile.Dispenser) error {
+		args := d.RemainingArgs()
+		if len(args) < 2 {
+			return d.ArgErr()
+		}
+		if *into == nil {
+			*into = map[string][]string{}
+		}
+		if _, twice := (*into)[args[0]]; twice {
+			return d.Errf("%s is given twice", args[0])
+		}
+		(*into)[args[0]] = args[1:]
+		return nil
+	}
+}
+
 // parseRequire sets up auth_require from Caddyfile tokens. Syntax:
 //
-//	auth_require [<matcher>] scope|any_scope|subject|environment|method <values...>
+//	auth_require [<matcher>] scope|any_scope|subject|environment|method|issuer <values...>
+//	auth_require [<matcher>] meta <name> <values...>
 //	auth_require [<matcher>] {
-//		scope|any_scope|subject|environment|method <values...>
+//		scope|any_scope|subject|environment|method|issuer <values...>
+//		meta <name> <values...>
 //	}
 func parseRequire(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	q := new(Require)
@@ -243,11 +265,13 @@ func (q *Require) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"subject":     words(&q.Subjects),
 		"environment": words(&q.Environments),
 		"method":      words(&q.Methods),
+		"issuer":      words(&q.Issuers),
+		"meta":        valuesOf(&q.Meta),
 	}
 	if d.NextArg() {
 		parse, ok := parts[d.Val()]
 		if !ok {
-			return d.Errf("auth_require: unknown demand %q, want scope, any_scope, subject, environment or method", d.Val())
+			return d.Errf("auth_require: unknown demand %q, want %s", d.Val(), demands)
 		}
 		if err := parse(d); err != nil {
 			return err
@@ -260,8 +284,8 @@ func (q *Require) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if err := block(d, "auth_require", parts); err != nil {
 		return err
 	}
-	if len(q.Scopes)+len(q.AnyScopes)+len(q.Subjects)+len(q.Environments)+len(q.Methods) == 0 {
-		return d.Err("auth_require demands nothing: name a scope, any_scope, subject, environment or method")
+	if len(q.Scopes)+len(q.AnyScopes)+len(q.Subjects)+len(q.Environments)+len(q.Methods)+len(q.Issuers)+len(q.Meta) == 0 {
+		return d.Err("auth_require demands nothing: name a " + demands)
 	}
 	return nil
 }

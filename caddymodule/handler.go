@@ -39,6 +39,10 @@ type Handler struct {
 	// The methods whose identities pass. Default: all.
 	Accept []string `json:"accept,omitempty"`
 
+	// The issuers, of those that the app knows, whose tokens pass. Our own keys
+	// are not concerned. Default: all.
+	Issuers []string `json:"issuers,omitempty"`
+
 	// Scopes that every credential needs here.
 	RequireScopes []string `json:"require_scopes,omitempty"`
 
@@ -91,6 +95,7 @@ type Handler struct {
 	decisions *decisionLog
 	site      *verifier.Site
 	sources   *verifier.Sources
+	tokens    *verifier.Tokens // nil: none are taken
 	policy    *forward.Policy
 	problems  *problem.Writer
 	addresses addressJudge
@@ -141,6 +146,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.sources, err = verifier.NewSources(names)
 	errs = append(errs, wrapIf("from header", err))
+	h.tokens, err = h.app.issuers.tokens(h.Issuers)
+	errs = append(errs, wrapIf("issuers", err))
 	h.policy, err = forward.Compile(h.IdentityHeaders.over(h.app.IdentityHeaders))
 	errs = append(errs, wrapIf("identity_headers", err))
 	h.problems, err = problem.NewWriter(h.Realm, h.app.ProblemTypes)
@@ -183,7 +190,7 @@ func (h *Handler) checkServer(srv *caddyhttp.Server) error {
 
 func (h *Handler) compileSite() (*verifier.Site, error) {
 	rules := verifier.SiteRules{
-		Environments: h.Environments, RequireScopes: h.RequireScopes, Optional: h.Optional,
+		Environments: h.Environments, RequireScopes: h.RequireScopes, Issuers: h.Issuers, Optional: h.Optional,
 		Query: redact.Rules{Refuse: append(append([]string{}, h.app.RefuseQuery...), h.RefuseQuery...)},
 	}
 	var errs []error

@@ -44,6 +44,7 @@ type collectors struct {
 	lag        prometheus.Gauge
 	bells      *prometheus.CounterVec
 	ended      *prometheus.CounterVec
+	issuerUp   *prometheus.GaugeVec
 	state      stateCollector
 }
 
@@ -78,6 +79,9 @@ func newCollectors() *collectors {
 		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: ns, Name: "streams_ended_total", Help: "Requests under way that were ended because their credential was, by reason.",
 		}, []string{"reason"}),
+		issuerUp: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: ns, Name: "issuer_up", Help: "Whether an issuer answered when it was asked last, by its name in the configuration.",
+		}, []string{"issuer"}),
 		allowed: map[auth.Method]prometheus.Counter{},
 	}
 	for _, method := range auth.Methods() {
@@ -99,7 +103,7 @@ func newCollectors() *collectors {
 // register makes the collectors known to a configuration's registry. Another
 // app of the same configuration may have done so.
 func (m *collectors) register(reg prometheus.Registerer) error {
-	for _, c := range []prometheus.Collector{m.requests, m.lookupsVec, m.secondsVec, m.refused, m.leaks, m.suppressed, m.lag, m.bells, m.ended, m.state} {
+	for _, c := range []prometheus.Collector{m.requests, m.lookupsVec, m.secondsVec, m.refused, m.leaks, m.suppressed, m.lag, m.bells, m.ended, m.issuerUp, m.state} {
 		var dup prometheus.AlreadyRegisteredError
 		if err := reg.Register(c); err != nil && !errors.As(err, &dup) {
 			return err

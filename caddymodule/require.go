@@ -2,7 +2,11 @@ package caddymodule
 
 import (
 	"errors"
+	"fmt"
+	"maps"
 	"net/http"
+	"slices"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -26,6 +30,12 @@ type Require struct {
 	Environments []string `json:"environments,omitempty"`
 	// Methods, one of which is needed.
 	Methods []string `json:"methods,omitempty"`
+	// Issuers by their names in the configuration, one of which is needed. Our
+	// own credentials have none.
+	Issuers []string `json:"issuers,omitempty"`
+	// Metadata by name, and the values of which each must have one.
+	// Placeholders are replaced.
+	Meta map[string][]string `json:"meta,omitempty"`
 
 	requirement verifier.Requirement
 	fallback    *Handler // answers where no auth handler ran
@@ -38,13 +48,47 @@ func (Require) CaddyModule() caddy.ModuleInfo {
 
 // Provision compiles the requirement.
 func (q *Require) Provision(ctx caddy.Context) error {
-	q.requirement = verifier.Requirement{Scopes: q.Scopes, AnyScopes: q.AnyScopes, Subjects: q.Subjects, Environments: q.Environments, Methods: q.Methods}
+	q.requirement = verifier.Requirement{
+		Scopes: q.Scopes, AnyScopes: q.AnyScopes, Subjects: q.Subjects, Environments: q.Environments, Methods: q.Methods, Issuers: q.Issuers,
+	}
+	for _, name := range slices.Sorted(maps.Keys(q.Meta)) {
+		q.requirement.Meta = append(q.requirement.Meta, verifier.Claim{Name: name, Values: q.Meta[name]})
+	}
 	if q.requirement.Empty() {
-		return errors.New("auth_require demands nothing: name a scope, any_scope, subject, environment or method")
+		return errors.New("auth_require demands nothing: name a " + demands)
 	}
 	q.fallback = new(Handler)
-	return q.fallback.Provision(ctx)
+	if err := q.fallback.Provision(ctx); err != nil {
+		return err
+	}
+	return q.check()
 }
+
+// check refuses names that nothing can have.
+func (q *Require) check() error {
+	var errs []error
+	for _, m := range q.Methods {
+		if !strings.Contains(m, "{") {
+			errs = append(errs, checkMethod(m))
+		}
+	}
+	known := q.fallback.app.issuers.names()
+	for _, name := range q.Issuers {
+		if !strings.Contains(name, "{") && !slices.Contains(known, name) {
+			errs = append(errs, fmt.Errorf("auth_require: there is no issuer %q", name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func checkMethod(m string) error {
+	if slices.Contains(auth.Methods(), auth.Method(m)) {
+		return nil
+	}
+	return fmt.Errorf("unknown method %q, want one of %v", m, auth.Methods())
+}
+
+const demands = "scope, any_scope, subject, environment, method, issuer or meta"
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (q *Require) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {

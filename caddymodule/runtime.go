@@ -85,6 +85,8 @@ type runtime struct {
 	lastBell    atomic.Int64
 	lastBeat    atomic.Int64
 
+	cutMu sync.Mutex // held while cut-offs are read
+
 	db       atomic.Pointer[store.DB]
 	ring     atomic.Pointer[secret.Ring]
 	envelope atomic.Pointer[secret.Envelope]
@@ -108,6 +110,7 @@ func newRuntime(backend Backend, masters []auth.Secret) *runtime {
 	rt.memory = cache.NewMemory(cache.Limits{})
 	rt.follower = feed.New(journal{rt}, rt.memory, newNode(), feed.Config{}, feed.Events{
 		Booted:      rt.booted,
+		Learning:    rt.learning,
 		Applied:     rt.applied,
 		LostHistory: rt.lostHistory,
 		Emptied:     func() { rt.streams.DoubtAll() },
@@ -232,6 +235,7 @@ func (rt *runtime) run(ctx context.Context, retry bool) {
 			if rt.verifier.Minter() == nil { // reading them failed when they changed
 				rt.secretsChanged()
 			}
+			rt.cutOffsAgain()
 		}
 	}
 }
@@ -332,7 +336,10 @@ func (rt *runtime) booted(ctx context.Context) error {
 		}
 	}
 	rt.verifier.SetMoved(false)
-	return rt.readSecrets(ctx)
+	if err := rt.readSecrets(ctx); err != nil {
+		return err
+	}
+	return rt.readCutOffs(ctx, rt.db.Load())
 }
 
 // readSecrets reads the minting secrets, the prefixes and the imported keys
@@ -469,7 +476,7 @@ func (rt *runtime) prune() {
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
 	kept := max(journalKept, 2*rt.follower.Config().Memory)
-	if err := errors.Join(db.PruneJournal(ctx, kept), db.PruneNodes(ctx)); err != nil {
+	if err := errors.Join(db.PruneJournal(ctx, kept), db.PruneNodes(ctx), db.PruneCutOffs(ctx)); err != nil {
 		rt.logger().Warn("pruning the journal", zap.Error(err))
 	}
 }

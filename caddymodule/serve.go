@@ -44,7 +44,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	h.app.rt.awaitOpen(r.Context())
 	seen, fp := rt.streams.Changes(), auth.FingerprintOf(presented.Credential)
 	now := time.Now()
-	verdict := rt.verifier.Verify(r.Context(), fp, presented.Credential, now)
+	var verdict auth.Verdict
+	if presented.Bearer {
+		verdict, fp = rt.verifier.VerifyBearer(r.Context(), fp, presented.Credential, h.tokens, now)
+	} else {
+		verdict = rt.verifier.Verify(r.Context(), fp, presented.Credential, now)
+	}
 	switch verdict.Outcome {
 	case auth.Allow:
 	case auth.Deny:

@@ -31,6 +31,7 @@ var levels = map[string]int{
 	"internal/feed":            2,
 	"internal/stream":          2,
 	"internal/jwks":            2,
+	"internal/introspect":      2,
 	"internal/verifier":        3,
 	"internal/forward":         3,
 	"internal/manage":          3,

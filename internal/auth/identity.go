@@ -59,7 +59,13 @@ type Identity struct {
 	Networks     string // space-separated CIDR prefixes, empty: from anywhere
 	Meta         string // see EncodeMeta
 	NotAfter     int64  // unix milliseconds, 0: never
+	IssuedAt     uint32 // unix seconds; 0: not known
 	Replaced     bool   // a rotation set NotAfter
+}
+
+// OfToken reports whether another issuer's token established the identity.
+func (id *Identity) OfToken() bool {
+	return id.Method == MethodJWT || id.Method == MethodIntrospection
 }
 
 // Expired reports whether the credential's lifetime ended at or before now.
@@ -67,8 +73,9 @@ func (id *Identity) Expired(now time.Time) bool {
 	return id.NotAfter != 0 && now.UnixMilli() >= id.NotAfter
 }
 
-// HasScope reports whether scope is one of the identity's scopes.
-// It does not allocate; an empty scope is never held.
+// HasScope reports whether the identity holds scope: one of its scopes is the
+// same, or ends in ":*" and scope begins with what stands before the "*" and
+// goes on. It does not allocate; an empty scope is never held.
 func (id *Identity) HasScope(scope string) bool {
 	if scope == "" {
 		return false
@@ -77,11 +84,17 @@ func (id *Identity) HasScope(scope string) bool {
 	for rest != "" {
 		var word string
 		word, rest, _ = strings.Cut(rest, " ")
-		if word == scope {
+		if word == scope || grants(word, scope) {
 			return true
 		}
 	}
 	return false
+}
+
+// grants reports whether a scope that ends in ":*" covers another.
+func grants(wildcard, scope string) bool {
+	stem, ok := strings.CutSuffix(wildcard, "*")
+	return ok && strings.HasSuffix(stem, ":") && len(scope) > len(stem) && strings.HasPrefix(scope, stem)
 }
 
 // MetaValue returns the metadata value stored under name, or "".

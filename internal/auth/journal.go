@@ -1,6 +1,9 @@
 package auth
 
-import "encoding/hex"
+import (
+	"encoding/hex"
+	"strings"
+)
 
 // Epoch is the random number of one unbroken history of a store. A store that
 // went back in time gets a new one.
@@ -31,6 +34,9 @@ const (
 	ParentOwner  ParentKind = "owner"
 	ParentClient ParentKind = "client"
 	ParentIssuer ParentKind = "issuer"
+	// A subject and one token of an issuer; named by PartOf.
+	ParentSubject ParentKind = "subject"
+	ParentToken   ParentKind = "token"
 )
 
 // Parent names something whose change concerns all its credentials.
@@ -43,10 +49,23 @@ type Parent struct {
 // Parents are the things an identity depends on; unused ones are zero.
 type Parents [3]Parent
 
+// PartOf names what an issuer calls name. Names of issuers have no colon.
+func PartOf(issuer, name string) string { return issuer + ":" + name }
+
 // ParentsOf returns what the identity depends on. For keys the subject is the
 // owner's name.
 func ParentsOf(id *Identity) Parents {
 	var p Parents
+	if id.OfToken() {
+		subject := id.Subject
+		if !strings.HasPrefix(subject, PartOf(id.Issuer, "")) {
+			subject = PartOf(id.Issuer, subject)
+		}
+		p[0] = Parent{ParentSubject, subject}
+		p[1] = Parent{ParentToken, PartOf(id.Issuer, id.CredentialID)}
+		p[2] = Parent{ParentIssuer, id.Issuer}
+		return p
+	}
 	if id.Method == MethodAPIKey && id.Subject != "" {
 		p[0] = Parent{ParentOwner, id.Subject}
 	}

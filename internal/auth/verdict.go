@@ -79,9 +79,15 @@ func (r Reason) String() string {
 type Verdict struct {
 	Outcome  Outcome
 	Reason   Reason
+	Source   Source // of a token
 	Identity Identity
 	Cause    error // why it could not be decided
 }
+
+// Source is a digest of the configuration that a token was judged by: whose
+// tokens, with which keys, for whom. Keys have the zero Source: they depend on
+// their store only.
+type Source [16]byte
 
 // Undecided returns a cannot-decide verdict with its cause.
 func Undecided(cause error) Verdict { return Verdict{Cause: cause} }

@@ -142,7 +142,7 @@ func (s *shard) lookup(fp *auth.Fingerprint, clock, unix int64) []byte {
 			return nil
 		}
 		e.used = true
-		if t == s.good && (e.notAfter == 0 || unix < e.notAfter) {
+		if t == s.good && !e.foreign && (e.notAfter == 0 || unix < e.notAfter) {
 			e.usedAt = unix
 		}
 		record := make([]byte, e.size)
@@ -202,12 +202,12 @@ func (s *shard) close(f *Flight, v auth.Verdict) {
 func (m *Memory) insert(s *shard, fp *auth.Fingerprint, v *auth.Verdict, checked time.Time) {
 	var buf [512]byte
 	record := appendRecord(buf[:0], v)
-	e := entry{parents: parentSums(auth.ParentsOf(&v.Identity)), notAfter: v.Identity.NotAfter}
+	e := entry{parents: parentSums(auth.ParentsOf(&v.Identity)), notAfter: v.Identity.NotAfter, foreign: v.Source != auth.Source{}}
 	clock, limits := m.clock(checked), m.limits.Load()
 	switch v.Outcome {
 	case auth.Allow:
 		e.expires = clock + limits.TTL.Milliseconds()
-		if v.Identity.NotAfter == 0 || checked.UnixMilli() < v.Identity.NotAfter {
+		if !e.foreign && (v.Identity.NotAfter == 0 || checked.UnixMilli() < v.Identity.NotAfter) {
 			e.usedAt = checked.UnixMilli()
 		}
 		s.bad.remove(fp)

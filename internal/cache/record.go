@@ -8,12 +8,16 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 )
 
-// A record is a verdict as flat bytes: version, outcome, reason, method, the
-// replaced flag, notAfter (8 bytes, big endian), then each string with its
-// length in two bytes.
+// A record is a verdict as flat bytes: version, outcome, reason, method,
+// flags, notAfter (8 bytes, big endian), for tokens when they were issued (4
+// bytes) and the source (16), then each string with its length in two bytes.
 const (
-	recordVersion = 1
+	recordVersion = 2
 	recordHead    = 5 + 8
+	tokenHead     = recordHead + 4 + len(auth.Source{})
+
+	flagReplaced = 1
+	flagToken    = 2 // it has a source
 )
 
 var errRecord = errors.New("unreadable cache record")
@@ -35,12 +39,19 @@ func recordStrings(id *auth.Identity) [8]*string {
 
 // appendRecord appends v's record to dst.
 func appendRecord(dst []byte, v *auth.Verdict) []byte {
-	replaced := byte(0)
+	var flags byte
 	if v.Identity.Replaced {
-		replaced = 1
+		flags |= flagReplaced
 	}
-	dst = append(dst, recordVersion, byte(v.Outcome), byte(v.Reason), methodIndex(v.Identity.Method), replaced)
+	if v.Source != (auth.Source{}) {
+		flags |= flagToken
+	}
+	dst = append(dst, recordVersion, byte(v.Outcome), byte(v.Reason), methodIndex(v.Identity.Method), flags)
 	dst = binary.BigEndian.AppendUint64(dst, uint64(v.Identity.NotAfter))
+	if flags&flagToken != 0 {
+		dst = binary.BigEndian.AppendUint32(dst, v.Identity.IssuedAt)
+		dst = append(dst, v.Source[:]...)
+	}
 	for _, s := range recordStrings(&v.Identity) {
 		dst = appendString(dst, *s)
 	}
@@ -65,10 +76,17 @@ func parseRecord(v *auth.Verdict, b []byte) error {
 	if b[3] > 0 {
 		v.Identity.Method = methods[b[3]-1]
 	}
-	v.Identity.Replaced = b[4] == 1
+	v.Identity.Replaced = b[4]&flagReplaced != 0
 	v.Identity.NotAfter = int64(binary.BigEndian.Uint64(b[5:recordHead]))
 	text := unsafe.String(unsafe.SliceData(b), len(b))
 	at := recordHead
+	if b[4]&flagToken != 0 {
+		if len(b) < tokenHead {
+			return errRecord
+		}
+		v.Identity.IssuedAt = binary.BigEndian.Uint32(b[at:])
+		at += 4 + copy(v.Source[:], b[at+4:tokenHead])
+	}
 	next := func(s *string) bool {
 		if at+2 > len(b) {
 			return false

@@ -48,14 +48,33 @@ const (
 	DefaultSharedPrefix = "caddy-auth:"
 )
 
-// kindKey is the kind of records about API keys. They depend on no
-// configuration but the store's, whose id is in every name.
-const kindKey = "key"
+// About says what records are about, so that no two kinds of verification and
+// no two configurations ever read each other's. The zero About is API keys,
+// which depend on no configuration but the store's, whose id is in every name.
+type About struct {
+	Kind   string        // of credential; empty: keys
+	Source auth.Source   // by which configuration
+	TTL    time.Duration // how old a record may be, if that is less than the tier's
+}
+
+func (a About) name(e Envelope, fp auth.Fingerprint) string {
+	if a.Kind == "" {
+		return e.Name("key", nil, fp)
+	}
+	return e.Name(a.Kind, a.Source[:], fp)
+}
+
+func (a About) within(ttl time.Duration) time.Duration {
+	if a.TTL > 0 {
+		return min(a.TTL, ttl)
+	}
+	return ttl
+}
 
 // sharedVersion is the layout of a record: it, the epoch, the sequence, the
 // row id, the time of the check, then the verdict's own record.
 const (
-	sharedVersion = 1
+	sharedVersion = 2
 	sharedHead    = 1 + 16 + 8 + 16 + 8
 )
 
@@ -74,12 +93,12 @@ func (s *Shared) WithClock(now func() time.Time) *Shared {
 	return &other
 }
 
-// Get returns the record about fp. There is none: auth.ErrNotFound. There is
+// Get returns the record of a kind about fp. There is none: auth.ErrNotFound. There is
 // one that this store did not seal under that name, or that is no identity:
 // auth.ErrCorrupt. It can't be asked: auth.ErrUnavailable.
-func (s *Shared) Get(ctx context.Context, fp auth.Fingerprint) (Record, error) {
+func (s *Shared) Get(ctx context.Context, about About, fp auth.Fingerprint) (Record, error) {
 	var r Record
-	name := s.prefix + s.envelope.Name(kindKey, nil, fp)
+	name := s.prefix + about.name(s.envelope, fp)
 	sealed, err := s.remote.Get(ctx, name)
 	if err != nil {
 		return r, err
@@ -91,20 +110,23 @@ func (s *Shared) Get(ctx context.Context, fp auth.Fingerprint) (Record, error) {
 	if err := parseShared(&r, plain); err != nil {
 		return r, err
 	}
-	if age := s.now().Sub(r.Checked); age >= s.ttl || age < -s.ttl {
+	if ttl, age := about.within(s.ttl), s.now().Sub(r.Checked); age >= ttl || age < -ttl {
 		return r, auth.ErrNotFound // replayed after its time; the fence would judge it too
+	}
+	if r.Verdict.Source != about.Source { // its name says so already
+		return r, fmt.Errorf("a record of another source: %w", auth.ErrCorrupt)
 	}
 	return r, nil
 }
 
-// Put stores a record about fp. Only identities are stored; anything else is
-// auth.ErrInvalid.
-func (s *Shared) Put(ctx context.Context, fp auth.Fingerprint, r Record) error {
+// Put stores a record of a kind about fp. Only identities are stored; anything
+// else is auth.ErrInvalid.
+func (s *Shared) Put(ctx context.Context, about About, fp auth.Fingerprint, r Record) error {
 	if r.Verdict.Outcome != auth.Allow {
 		return auth.Invalidf("only identities are shared")
 	}
-	name := s.prefix + s.envelope.Name(kindKey, nil, fp)
-	return s.remote.Set(ctx, name, s.envelope.Seal(name, appendShared(nil, &r)), s.ttl)
+	name := s.prefix + about.name(s.envelope, fp)
+	return s.remote.Set(ctx, name, s.envelope.Seal(name, appendShared(nil, &r)), about.within(s.ttl))
 }
 
 func appendShared(dst []byte, r *Record) []byte {

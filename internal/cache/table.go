@@ -37,6 +37,7 @@ type entry struct {
 	size    uint16
 	used    bool // since the hand passed
 	taken   bool
+	foreign bool // not of this store: nobody writes down when it was used
 }
 
 const (

@@ -60,6 +60,7 @@ type Events struct {
 	LookFailed  func(error)
 	BeatFailed  func(error)       // a heartbeat was not confirmed
 	Rung        func(news bool)   // the doorbell led to a look, which found something or not
+	Learning    func(auth.Change) // before a change is applied: what is known of it besides must be known before anything read after it is used
 	Remembered  func(auth.Change) // for tests: between remember and drop
 }
 
@@ -207,6 +208,16 @@ func (f *Follower) Fence(p auth.Point, fp auth.Fingerprint, parents auth.Parents
 		return Fenced
 	}
 	return Usable
+}
+
+// Point is the place in the history up to which everything is applied. What is
+// read from memory after it was asked for was not read before; ok is false
+// before the first look.
+func (f *Follower) Point() (p auth.Point, ok bool) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	row, ok := f.hist.rowAt(f.cursor)
+	return auth.Point{Epoch: f.epoch, Seq: f.cursor, Row: row}, ok && f.booted
 }
 
 // Position returns the sequence applied so far and the floor.
@@ -388,6 +399,9 @@ func (f *Follower) wentBack(l *Look) string {
 
 // apply remembers a change, drops what it names, then moves the cursor.
 func (f *Follower) apply(c auth.Change) {
+	if f.events.Learning != nil {
+		f.events.Learning(c)
+	}
 	f.mu.Lock()
 	f.hist.remember(c, f.now())
 	f.mu.Unlock()
@@ -461,20 +475,18 @@ func (f *Follower) recover(ctx context.Context) error {
 
 // boot sets cursor, floor and the remembered changes from the journal's tail.
 func (f *Follower) boot(ctx context.Context) error {
-	if f.events.Booted != nil {
-		if err := f.events.Booted(ctx); err != nil {
-			return err
-		}
-	}
-	// What came before may have taken as long as there are imported keys.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.cfg.Load().LookTimeout)
-	defer cancel()
 	epoch, rows, err := f.journal.Tail(ctx, f.now().Add(-f.cfg.Load().Memory).UnixMilli())
 	if err != nil {
 		return fmt.Errorf("reading the journal's tail: %w", err)
 	}
 	if len(rows) == 0 {
 		return fmt.Errorf("reading the journal's tail: it is empty: %w", auth.ErrNotInitialized)
+	}
+	// After the tail was read: what changes from now on comes with the next look.
+	if f.events.Booted != nil {
+		if err := f.events.Booted(ctx); err != nil {
+			return err
+		}
 	}
 	h := newHistory()
 	now := f.now()

@@ -25,6 +25,8 @@ type Loss struct {
 	Revived []Revival
 	// Owners are disabled now and would not be.
 	Owners []auth.Owner
+	// CutOffs end tokens of other issuers now and would not.
+	CutOffs []auth.CutOff
 }
 
 // Revival is a key that a backup lets work longer than it would now: one that
@@ -38,7 +40,7 @@ type Revival struct {
 // Same reports whether two comparisons came to the same.
 func (l Loss) Same(o Loss) bool {
 	same := func(a, b Revival) bool { return a.Key.ID == b.Key.ID && a.Why == b.Why }
-	return l.Count == o.Count && slices.EqualFunc(l.Revived, o.Revived, same) && len(l.Owners) == len(o.Owners)
+	return l.Count == o.Count && slices.EqualFunc(l.Revived, o.Revived, same) && len(l.Owners) == len(o.Owners) && len(l.CutOffs) == len(o.CutOffs)
 }
 
 // Compare says what going back from present to backup would undo. Backups of
@@ -83,6 +85,9 @@ func Compare(ctx context.Context, present, backup *store.DB) (Loss, error) {
 	if err != nil {
 		return l, err
 	}
+	if err := l.cutOffs(ctx, present, backup); err != nil {
+		return l, err
+	}
 	return l, present.Owners(ctx, func(o auth.Owner) error {
 		if o.DisabledAt == 0 {
 			return nil
@@ -95,6 +100,21 @@ func Compare(ctx context.Context, present, backup *store.DB) (Loss, error) {
 			l.Owners = append(l.Owners, o)
 		}
 		return err
+	})
+}
+
+// cutOffs collects what is cut off now and was not, or less, in the backup. A
+// store of an earlier release has none.
+func (l *Loss) cutOffs(ctx context.Context, present, backup *store.DB) error {
+	then := map[auth.Parent]int64{}
+	if err := backup.CutOffs(ctx, func(c auth.CutOff) error { then[c.Parent()] = c.IssuedBefore; return nil }); err != nil {
+		return err
+	}
+	return present.CutOffs(ctx, func(c auth.CutOff) error {
+		if c.IssuedBefore > then[c.Parent()] {
+			l.CutOffs = append(l.CutOffs, c)
+		}
+		return nil
 	})
 }
 
@@ -158,6 +178,14 @@ func stopped(k *auth.Key, now time.Time) string {
 // life. It returns how many keys and owners it stopped.
 func (m *Manager) Repeat(ctx context.Context, l Loss) (keys, owners int, err error) {
 	const reason = "repeated after a restore"
+	for _, c := range l.CutOffs {
+		if c.JTI != "" {
+			c.IssuedBefore = 0 // any time, as for every jti
+		}
+		if _, err := m.CutOff(ctx, c); err != nil {
+			return keys, owners, fmt.Errorf("cutting off tokens of %s again: %w", c.Issuer, err)
+		}
+	}
 	for _, r := range l.Revived {
 		switch r.Why {
 		case "disabled":

@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// table is what a copy has of a table: its columns, the first of which, or the
-// first two, are the primary key.
+// table is what a copy has of a table: its columns, the first few of which are
+// the primary key.
 type table struct {
 	name    string
 	columns []string
@@ -31,6 +31,7 @@ var copied = []table{
 		"id", "fingerprint", "owner", "name", "hint", "environment", "scopes", "networks", "meta", "created_at", "expires_at", "disabled_at", "revoked_at",
 		"revoked_reason", "replaced_by", "replaced_at", "overlap_until", "last_used_at", "refused_at", "refused_reason", "format",
 	}, 1},
+	{"token_cutoffs", []string{"issuer", "kind", "name", "issued_before", "created_at", "reason"}, 3},
 	{"journal", []string{"seq", "id", "at", "kind", "fingerprints", "parent_kind", "parent_name"}, 1},
 	{"audit", []string{"id", "at", "actor", "action", "target", "detail"}, 1},
 }

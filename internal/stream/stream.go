@@ -56,8 +56,8 @@ func (s *Stream) Named() auth.Fingerprint  { return s.fp }
 // Verifier verifies a credential again.
 type Verifier interface {
 	// VerifyAgain returns the present verdict on the credential with a
-	// fingerprint.
-	VerifyAgain(ctx context.Context, fp auth.Fingerprint, now time.Time) auth.Verdict
+	// fingerprint, which established id.
+	VerifyAgain(ctx context.Context, fp auth.Fingerprint, id *auth.Identity, now time.Time) auth.Verdict
 	// Trusted reports whether a verdict given before still counts.
 	Trusted(now time.Time) bool
 }

@@ -21,7 +21,7 @@ type judge struct {
 	during   func()
 }
 
-func (j *judge) VerifyAgain(_ context.Context, fp auth.Fingerprint, _ time.Time) auth.Verdict {
+func (j *judge) VerifyAgain(_ context.Context, fp auth.Fingerprint, _ *auth.Identity, _ time.Time) auth.Verdict {
 	if j.during != nil {
 		j.during()
 	}

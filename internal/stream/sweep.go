@@ -47,7 +47,7 @@ func (r *Registry) sweep(ctx context.Context, now time.Time) {
 		return
 	}
 	r.staleSince = 0
-	var doubted []auth.Fingerprint
+	var doubted []doubt
 	for i := range r.shards {
 		sh := &r.shards[i]
 		sh.end(auth.ReasonExpired.String(), func(u underWay) bool { return u.notAfter != 0 && unix >= u.notAfter && u.old(clock) })
@@ -80,11 +80,18 @@ func (r *Registry) sweepStale(clock int64) {
 	}
 }
 
-// doubted lists each credential once whose requests are doubted.
-func (sh *shard) doubted() []auth.Fingerprint {
+// doubt is a credential that must be verified again, and what it established.
+type doubt struct {
+	fp auth.Fingerprint
+	id *auth.Identity
+}
+
+// doubted lists each credential once whose requests are doubted. The identities
+// are copies: a request may end and take its own along.
+func (sh *shard) doubted() []doubt {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	var out []auth.Fingerprint
+	var out []doubt
 	var seen map[auth.Fingerprint]bool
 	for _, u := range sh.list {
 		if !u.doubted || u.ended || seen[u.fp] {
@@ -94,29 +101,30 @@ func (sh *shard) doubted() []auth.Fingerprint {
 			seen = map[auth.Fingerprint]bool{}
 		}
 		seen[u.fp] = true
-		out = append(out, u.fp)
+		id := *u.request.Identity()
+		out = append(out, doubt{u.fp, &id})
 	}
 	return out
 }
 
 // verifyAgain verifies credentials, in any order, so that none waits behind the
 // same others in each round. It reports whether requests with grace are left.
-func (r *Registry) verifyAgain(ctx context.Context, fps []auth.Fingerprint) bool {
-	rand.Shuffle(len(fps), func(i, j int) { fps[i], fps[j] = fps[j], fps[i] })
+func (r *Registry) verifyAgain(ctx context.Context, doubted []doubt) bool {
+	rand.Shuffle(len(doubted), func(i, j int) { doubted[i], doubted[j] = doubted[j], doubted[i] })
 	var young atomic.Bool
 	var workers sync.WaitGroup
-	work := make(chan auth.Fingerprint)
-	for range min(checkers, len(fps)) {
+	work := make(chan doubt)
+	for range min(checkers, len(doubted)) {
 		workers.Go(func() {
-			for fp := range work {
-				if r.verifyOne(ctx, fp) {
+			for d := range work {
+				if r.verifyOne(ctx, d.fp, d.id) {
 					young.Store(true)
 				}
 			}
 		})
 	}
-	for _, fp := range fps {
-		work <- fp
+	for _, d := range doubted {
+		work <- d
 	}
 	close(work)
 	workers.Wait()
@@ -126,13 +134,13 @@ func (r *Registry) verifyAgain(ctx context.Context, fps []auth.Fingerprint) bool
 // verifyOne ends the requests of a credential that does not hold any more. One
 // that can't be decided now is tried again at the next sweep, until trust ends.
 // It reports whether requests with grace are left to be ended.
-func (r *Registry) verifyOne(ctx context.Context, fp auth.Fingerprint) (young bool) {
+func (r *Registry) verifyOne(ctx context.Context, fp auth.Fingerprint, id *auth.Identity) (young bool) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	sh := r.shard(fp)
 	// A change that comes while it is verified doubts them anew.
 	sh.each(fp, func(s *Stream) { s.doubted = false })
-	v := r.verifier.VerifyAgain(ctx, fp, time.Now())
+	v := r.verifier.VerifyAgain(ctx, fp, id, time.Now())
 	switch v.Outcome {
 	case auth.Deny:
 		clock := r.clock(time.Now())

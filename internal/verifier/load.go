@@ -70,7 +70,7 @@ func (v *Verifier) run(f *cache.Flight, fp auth.Fingerprint, shared Shared) {
 	record, ok := v.loadStore(ctx, f, fp, old)
 	<-v.slots
 	if ok && shared != nil && record.Verdict.Outcome == auth.Allow && take(v.writes) {
-		_ = shared.Put(ctx, fp, record) // the tier reports its own failures; the request has its answer
+		_ = shared.Put(ctx, cache.About{}, fp, record) // the tier reports its own failures; the request has its answer
 		<-v.writes
 	}
 }
@@ -109,7 +109,7 @@ func (v *Verifier) oldChecked() time.Time {
 // the memory tier keeps things is returned, for when the store is away.
 func (v *Verifier) loadShared(ctx context.Context, f *cache.Flight, fp auth.Fingerprint, shared Shared) (landed bool, old *cache.Record) {
 	began := time.Now()
-	record, err := shared.Get(ctx, fp)
+	record, err := shared.Get(ctx, cache.About{}, fp)
 	v.meter.Took(TierShared, time.Since(began))
 	switch {
 	case errors.Is(err, auth.ErrNotFound):

@@ -15,11 +15,15 @@ const (
 	TierMemory Tier = iota
 	TierShared
 	TierStore
+	TierSignature // of a JWT, checked with its issuer's keys
+	TierIssuer    // asked whether a token is active
 	TierCount
 )
 
 // String returns the tier's name, as metrics show it.
-func (t Tier) String() string { return [...]string{"memory", "redis", "store"}[t] }
+func (t Tier) String() string {
+	return [...]string{"memory", "redis", "store", "signature", "issuer"}[t]
+}
 
 // Result is what a lookup in a tier came to.
 type Result uint8
@@ -58,6 +62,14 @@ type noMeter struct{}
 func (noMeter) Lookup(Tier, Result)                      {}
 func (noMeter) Took(Tier, time.Duration)                 {}
 func (noMeter) Wait(context.Context) func(*auth.Verdict) { return func(*auth.Verdict) {} }
+
+// resultOf is hitOf for what may also be undecided.
+func resultOf(v *auth.Verdict) Result {
+	if v.Outcome == auth.CannotDecide {
+		return Failed
+	}
+	return hitOf(v)
+}
 
 func hitOf(v *auth.Verdict) Result {
 	if v.Outcome == auth.Allow {

@@ -15,11 +15,13 @@ type Requirement struct {
 	Subjects     []string
 	Environments []string
 	Methods      []string
+	Issuers      []string
+	Meta         []Claim // all of them, each with one of its values
 }
 
 // Empty reports whether nothing is demanded.
 func (q *Requirement) Empty() bool {
-	return len(q.Scopes)+len(q.AnyScopes)+len(q.Subjects)+len(q.Environments)+len(q.Methods) == 0
+	return len(q.Scopes)+len(q.AnyScopes)+len(q.Subjects)+len(q.Environments)+len(q.Methods)+len(q.Issuers)+len(q.Meta) == 0
 }
 
 // Judge applies the requirement to an identity. expand replaces placeholders
@@ -50,6 +52,14 @@ func (q *Requirement) Judge(id *auth.Identity, expand func(string) string) *auth
 	}
 	if len(q.Methods) > 0 && !matches(q.Methods, string(id.Method), expand) {
 		return &auth.Refusal{Code: auth.CodeNotAllowed, Detail: fmt.Sprintf("credentials of the method %s are not allowed here", id.Method), Reason: "method"}
+	}
+	if len(q.Issuers) > 0 && !matches(q.Issuers, id.Issuer, expand) {
+		return &auth.Refusal{Code: auth.CodeNotAllowed, Detail: "credentials of this issuer are not allowed here", Reason: "issuer"}
+	}
+	for _, m := range q.Meta {
+		if !matches(m.Values, id.MetaValue(m.Name), expand) {
+			return &auth.Refusal{Code: auth.CodeNotAllowed, Detail: fmt.Sprintf("the credential's %s is not allowed here", m.Name), Reason: "meta"}
+		}
 	}
 	return nil
 }

@@ -143,7 +143,7 @@ func TestShared_DenialsAreNotShared(t *testing.T) {
 	n.revoke(k)
 	n.look()
 	n.want(k, auth.Deny, auth.ReasonRevoked)
-	if err := s.Put(t.Context(), auth.FingerprintOf("x"), cache.Record{Verdict: auth.Denied(auth.ReasonUnknown)}); !errors.Is(err, auth.ErrInvalid) {
+	if err := s.Put(t.Context(), cache.About{}, auth.FingerprintOf("x"), cache.Record{Verdict: auth.Denied(auth.ReasonUnknown)}); !errors.Is(err, auth.ErrInvalid) {
 		t.Errorf("a denial was shared: %v", err)
 	}
 	if len(r.snapshot()) != 0 {
@@ -261,7 +261,7 @@ func TestShared_OldRecordsServeOnlyWhenTheStoreIsAway(t *testing.T) {
 	n.want(k, auth.Allow, auth.ReasonNone)
 	r.eventuallyHas(t, 1)
 	v := n.verify(k)
-	n.must(s.Put(t.Context(), auth.FingerprintOf(k.Text.Reveal()), cache.Record{Verdict: v, Point: loaded.Point, Checked: time.Now().Add(-n.memory.TTL())}))
+	n.must(s.Put(t.Context(), cache.About{}, auth.FingerprintOf(k.Text.Reveal()), cache.Record{Verdict: v, Point: loaded.Point, Checked: time.Now().Add(-n.memory.TTL())}))
 	n.memory.Clear()
 	n.away.Store(true)
 	n.want(k, auth.Allow, auth.ReasonNone)
@@ -291,7 +291,7 @@ func TestShared_OldRecordsWhenTheStoreHangs(t *testing.T) {
 		n.must(err)
 		n.want(k, auth.Allow, auth.ReasonNone)
 		r.eventuallyHas(t, i+1)
-		n.must(s.Put(t.Context(), fp, cache.Record{Verdict: n.verify(k), Point: loaded.Point, Checked: time.Now().Add(-n.memory.TTL())}))
+		n.must(s.Put(t.Context(), cache.About{}, fp, cache.Record{Verdict: n.verify(k), Point: loaded.Point, Checked: time.Now().Add(-n.memory.TTL())}))
 	}
 	n.memory.Clear()
 	n.hanging.Store(true)

@@ -21,6 +21,7 @@ type SiteRules struct {
 	Public         []PathRule
 	Environments   []string // none: live
 	Accept         []auth.Method
+	Issuers        []string // whose tokens pass; none: everybody's. Keys of our own are not concerned
 	RequireScopes  []string
 	Query          redact.Rules
 	AllowAmbiguous bool
@@ -121,6 +122,9 @@ func targetRefusal(f redact.Finding) *auth.Refusal {
 func (s *Site) JudgeIdentity(id *auth.Identity, address netip.Addr) *auth.Refusal {
 	if len(s.rules.Accept) > 0 && !slices.Contains(s.rules.Accept, id.Method) {
 		return &auth.Refusal{Code: auth.CodeNotAllowed, Detail: fmt.Sprintf("this site does not accept credentials of the method %s", id.Method), Reason: "method"}
+	}
+	if len(s.rules.Issuers) > 0 && id.Issuer != "" && !slices.Contains(s.rules.Issuers, id.Issuer) {
+		return &auth.Refusal{Code: auth.CodeNotAllowed, Detail: fmt.Sprintf("this site does not accept tokens of the issuer %s", id.Issuer), Reason: "issuer"}
 	}
 	if !s.acceptsEnvironment(id.Environment) {
 		want := auth.EnvironmentLive

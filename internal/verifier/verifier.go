@@ -23,6 +23,8 @@ type Keys interface {
 type Fence interface {
 	Trusted(now time.Time) bool
 	Fence(p auth.Point, fp auth.Fingerprint, parents auth.Parents) feed.Fencing
+	// Point is where what is known from memory stands.
+	Point() (p auth.Point, ok bool)
 	LookSoon(ctx context.Context) error
 }
 
@@ -30,8 +32,8 @@ type Fence interface {
 // auth.ErrCorrupt, auth.ErrUnavailable. Both MUST return within a short
 // deadline of their own.
 type Shared interface {
-	Get(ctx context.Context, fp auth.Fingerprint) (cache.Record, error)
-	Put(ctx context.Context, fp auth.Fingerprint, r cache.Record) error
+	Get(ctx context.Context, about cache.About, fp auth.Fingerprint) (cache.Record, error)
+	Put(ctx context.Context, about cache.About, fp auth.Fingerprint, r cache.Record) error
 }
 
 // Hooks let tests stop a load at the places where the protocol could break.
@@ -54,6 +56,7 @@ type Verifier struct {
 	minter atomic.Pointer[secret.Minter]
 
 	imported atomic.Pointer[auth.Imported]
+	cutOffs  atomic.Pointer[CutOffs]
 	moved    atomic.Bool
 	shared   atomic.Pointer[Shared]
 	hooks    Hooks
@@ -157,10 +160,15 @@ func ownForm(key string) bool {
 	return ok
 }
 
-// VerifyAgain returns the present verdict on a key that was verified before.
-func (v *Verifier) VerifyAgain(ctx context.Context, fp auth.Fingerprint, now time.Time) auth.Verdict {
+// VerifyAgain returns the present verdict on a credential that was verified
+// before, with id as the result. Of a token it tells whether it was cut off: its
+// issuer is not asked again.
+func (v *Verifier) VerifyAgain(ctx context.Context, fp auth.Fingerprint, id *auth.Identity, now time.Time) auth.Verdict {
 	if !v.fence.Trusted(now) {
 		return auth.Undecided(auth.ErrStale)
+	}
+	if id.OfToken() {
+		return v.tokenAgain(id, now)
 	}
 	return v.load(ctx, fp, now)
 }
