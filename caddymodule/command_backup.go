@@ -375,7 +375,16 @@ func (r *restore) tell(ctx context.Context) error {
 		}
 		r.s.note("works again: the owner %s, which was disabled", o.Name)
 	}
-	if repeat, _ := r.s.cmd.Flags().GetBool("repeat-revocations"); !repeat && len(r.loss.Revived)+len(r.loss.Owners) > 0 {
+	for _, c := range r.loss.CutOffs {
+		v := viewCutOff(c)
+		if r.s.json {
+			if err := printJSON(r.s.out, map[string]any{"works_again": "tokens", "issuer": v.Issuer, "jti": v.JTI, "subject": v.Subject, "was": "revoked"}); err != nil {
+				return err
+			}
+		}
+		r.s.note("works again: tokens of %s that were revoked, %s", v.Issuer, printable(v.JTI+v.Subject))
+	}
+	if repeat, _ := r.s.cmd.Flags().GetBool("repeat-revocations"); !repeat && len(r.loss.Revived)+len(r.loss.Owners)+len(r.loss.CutOffs) > 0 {
 		r.s.note("to keep them out, use --repeat-revocations, or afterwards run:")
 		r.commands()
 	}
@@ -403,6 +412,13 @@ func (r *restore) commands() {
 	for _, o := range r.loss.Owners {
 		r.s.note("  caddy-auth owner disable %s", o.Name)
 	}
+	for _, c := range r.loss.CutOffs {
+		flag, name := "--subject", c.Subject
+		if c.JTI != "" {
+			flag, name = "--jti", c.JTI
+		}
+		r.s.note("  caddy-auth token revoke --issuer %s %s '%s'", c.Issuer, flag, strings.ReplaceAll(printable(name), "'", `'\''`))
+	}
 }
 
 // prepare begins a new epoch in the staged copy and stops again what is to be
@@ -418,7 +434,7 @@ func (r *restore) prepare(ctx context.Context) (repeated int, err error) {
 			return 0, err
 		}
 		repeated = keys + owners
-		r.s.note("stopped again: %d keys, %d owners", keys, owners)
+		r.s.note("stopped again: %d keys, %d owners, tokens of %d revocations", keys, owners, len(r.loss.CutOffs))
 	}
 	lost := -1
 	if r.loss != nil {
