@@ -100,6 +100,7 @@ type App struct {
 	rt       *runtime
 	settings *settings
 	issuers  *issuers
+	explain  *explanation // set by the command only
 	poolKey  runtimeKey
 	redisKey redisKey
 	held     struct{ runtime, redis, started bool }
@@ -171,6 +172,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.warnOfOpen(backend, masters)
 	if err := a.provisionSettings(); err != nil {
 		return err
+	}
+	if a.explain = explaining.Load(); a.explain != nil { // one of its own: it shares nothing with gateways
+		a.rt = newRuntime(backend, masters)
+		return nil
 	}
 	a.poolKey = storeKey(backend, masters)
 	v, _, err := runtimes.LoadOrNew(a.poolKey, func() (caddy.Destructor, error) {

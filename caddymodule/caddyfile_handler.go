@@ -64,7 +64,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.ArgErr()
 	}
-	return block(d, "auth", map[string]func(*caddyfile.Dispenser) error{
+	return block(d, "auth", h.Lines.mark(d, parsers{
 		"realm":              text(&h.Realm),
 		"public":             h.parsePublic,
 		"environment":        h.parseEnvironment,
@@ -84,7 +84,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"streams":            choice(&h.Streams, "until_revoked", "detached"),
 		"leaked":             choice(&h.Leaked, "audit", "revoke"),
 		"identity_headers":   identityHeaders(&h.IdentityHeaders),
-	})
+	}))
 }
 
 func (h *Handler) parsePublic(d *caddyfile.Dispenser) error {
@@ -259,7 +259,7 @@ func parseRequire(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 // UnmarshalCaddyfile implements caddyfile.Unmarshaler; see parseRequire.
 func (q *Require) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // "auth_require"
-	parts := map[string]func(*caddyfile.Dispenser) error{
+	parts := q.Lines.mark(d, parsers{
 		"scope":       words(&q.Scopes),
 		"any_scope":   words(&q.AnyScopes),
 		"subject":     words(&q.Subjects),
@@ -267,7 +267,7 @@ func (q *Require) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"method":      words(&q.Methods),
 		"issuer":      words(&q.Issuers),
 		"meta":        valuesOf(&q.Meta),
-	}
+	})
 	if d.NextArg() {
 		parse, ok := parts[d.Val()]
 		if !ok {

@@ -42,8 +42,10 @@ type target struct {
 	environments []string // that sites accept; nil: not known
 	from         string
 
-	app    *App   // as configured; nil without a configuration
-	config []byte // as JSON
+	app     *App   // as configured; nil without a configuration
+	path    string // of the configuration's file
+	adapter string // of the file; "" if it is JSON
+	config  []byte // as JSON
 }
 
 func targetFlags(cmd *cobra.Command) {
@@ -199,7 +201,7 @@ func targetOfConfig(path, adapter string) (*target, error) {
 			return nil, fmt.Errorf("reading the auth app in %s: %w", path, err)
 		}
 	}
-	t := &target{prefix: app.KeyPrefix, from: path, app: app, config: text, environments: acceptedEnvironments(config.Apps["http"])}
+	t := &target{prefix: app.KeyPrefix, from: path, path: path, adapter: adapter, app: app, config: text, environments: acceptedEnvironments(config.Apps["http"])}
 	if t.prefix == "" {
 		t.prefix = DefaultKeyPrefix
 	}

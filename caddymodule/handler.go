@@ -90,6 +90,9 @@ type Handler struct {
 	// The identity headers of this site, added to the app's.
 	IdentityHeaders *IdentityHeaders `json:"identity_headers,omitempty"`
 
+	// Where the Caddyfile says what is here. Only the command explain sets it.
+	Lines lines `json:"lines,omitempty"`
+
 	app       *App
 	log       *zap.Logger
 	decisions *decisionLog
@@ -100,6 +103,7 @@ type Handler struct {
 	problems  *problem.Writer
 	addresses addressJudge
 	plainHTTP *atomic.Bool // a key was seen over plain HTTP
+	explain   *explanation // nil: nobody wants one
 }
 
 // PublicRule selects requests that need no credential.
@@ -135,6 +139,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.app, h.log = app.(*App), ctx.Logger()
+	h.explain = h.app.explain
 	h.decisions = newDecisionLog(h.app.log)
 	h.plainHTTP = new(atomic.Bool)
 	var errs []error

@@ -42,6 +42,9 @@ type leakOf struct {
 // burn writes down, and if it is so configured revokes, live keys in the URL of
 // a request.
 func (h *Handler) burn(r *http.Request, texts []string) {
+	if h.explain != nil {
+		return
+	}
 	leaked := h.Leaked
 	if leaked == "" {
 		leaked = h.app.Leaked

@@ -22,6 +22,7 @@ const lingerTime = 500 * time.Millisecond
 // and writes the decision log. id may be nil; it is for the log only.
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, refusal *auth.Refusal, id *auth.Identity) error {
 	instance := "urn:uuid:" + uuid.NewString()
+	h.explain.refusal(h, refusal)
 	h.logRefusal(r, refusal, id, instance)
 	closeUnread(w, r)
 	if h.Errors == "handle_errors" && !problem.IsGRPC(r) {
@@ -62,11 +63,14 @@ func (h *Handler) logRefusal(r *http.Request, refusal *auth.Refusal, id *auth.Id
 	if id != nil {
 		method = id.Method
 		credential = id.CredentialID
-		if credential != "" {
+		if credential != "" && id.Method == auth.MethodAPIKey { // what others call their tokens is no key's id
 			h.app.rt.refusals.note(credential, reason, time.Now())
 		}
 		if id.Hint != "" {
 			fields = append(fields, zap.String("hint", id.Hint))
+		}
+		if id.Issuer != "" {
+			fields = append(fields, zap.String("issuer", id.Issuer))
 		}
 		if id.Subject != "" {
 			fields = append(fields, zap.String("subject", id.Subject))

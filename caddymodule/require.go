@@ -37,6 +37,9 @@ type Require struct {
 	// Placeholders are replaced.
 	Meta map[string][]string `json:"meta,omitempty"`
 
+	// Where the Caddyfile says so. Only the command explain sets it.
+	Lines lines `json:"lines,omitempty"`
+
 	requirement verifier.Requirement
 	fallback    *Handler // answers where no auth handler ran
 }
@@ -92,16 +95,23 @@ const demands = "scope, any_scope, subject, environment, method, issuer or meta"
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (q *Require) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	c := callerOf(r)
+	c, explain := callerOf(r), q.fallback.explain
 	switch {
 	case c == nil:
-		return q.fallback.refuse(w, r, q.fallback.sources.MissingRefusal(), nil)
+		missing := q.fallback.sources.MissingRefusal()
+		explain.requirement(q, missing, "")
+		return q.fallback.refuse(w, r, missing, nil)
 	case !c.verified && c.public:
+		explain.requirement(q, nil, "public requests pass")
 		return next.ServeHTTP(w, r)
 	case !c.verified:
-		return c.handler.refuse(w, r, c.handler.sources.MissingRefusal(), nil)
+		missing := c.handler.sources.MissingRefusal()
+		explain.requirement(q, missing, "")
+		return c.handler.refuse(w, r, missing, nil)
 	}
-	if refusal := q.requirement.Judge(&c.identity, expander(r)); refusal != nil {
+	refusal := q.requirement.Judge(&c.identity, expander(r))
+	explain.requirement(q, refusal, "")
+	if refusal != nil {
 		return c.handler.refuse(w, r, refusal, &c.identity)
 	}
 	return next.ServeHTTP(w, r)

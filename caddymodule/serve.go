@@ -12,8 +12,7 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/verifier"
 )
 
-// ServeHTTP implements caddyhttp.MiddlewareHandler. Its order is the design's:
-// strip, scan, extract, verify, judge, inject.
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	rt := h.app.rt
 	rt.enter()
@@ -21,60 +20,124 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if c := callerOf(r); c != nil {
 		return h.again(w, r, next, c)
 	}
-	prefixes := h.app.rt.prefixes()
-	presented := h.sources.Take(r.Header, prefixes, h.ForwardCredential)
-	h.policy.Clean(r, h.sources.Aliases())
-	target := h.site.JudgeTarget(r.Method, originalTarget(r), verifier.IsPreflight(r.Method, r.Header), prefixes, h.app.rt.verifier.Imported())
-	switch {
-	case target.Refusal != nil:
-		h.burn(r, target.Leaked)
-		return h.refuse(w, r, target.Refusal, nil)
-	case target.Public:
-		return h.passAnonymous(w, r, next, true)
-	case presented.Refusal != nil:
-		return h.refuse(w, r, presented.Refusal, nil)
-	case h.tooEarly(r) && !verifier.SafeMethod(r.Method):
-		return h.refuse(w, r, verifier.TooEarlyRefusal(), nil)
-	case presented.Credential == "":
-		if h.Optional {
-			return h.passAnonymous(w, r, next, false)
-		}
-		return h.refuse(w, r, h.sources.MissingRefusal(), nil)
+	var j judgement
+	h.judge(r, &j)
+	if j.refusal != nil {
+		return h.refuse(w, r, j.refusal, j.refused())
 	}
-	h.app.rt.awaitOpen(r.Context())
-	seen, fp := rt.streams.Changes(), auth.FingerprintOf(presented.Credential)
-	now := time.Now()
-	var verdict auth.Verdict
-	if presented.Bearer {
-		verdict, fp = rt.verifier.VerifyBearer(r.Context(), fp, presented.Credential, h.tokens, now)
-	} else {
-		verdict = rt.verifier.Verify(r.Context(), fp, presented.Credential, now)
+	if j.anonymous {
+		return h.passAnonymous(w, r, next, j.public)
 	}
-	switch verdict.Outcome {
-	case auth.Allow:
-	case auth.Deny:
-		return h.refuse(w, r, verifier.DenialRefusal(verdict.Reason), &verdict.Identity)
-	default:
-		return h.refuse(w, r, verifier.UndecidedRefusal(verdict.Cause), nil)
-	}
-	if refusal := h.site.JudgeIdentity(&verdict.Identity, h.addresses.of(r, &verdict.Identity)); refusal != nil {
-		return h.refuse(w, r, refusal, &verdict.Identity)
-	}
-	if verdict.Identity.Networks != "" && h.tooEarly(r) {
-		return h.refuse(w, r, verifier.TooEarlyRefusal(), &verdict.Identity)
-	}
-	h.warnPlainHTTP(r)
-	metrics.allowed[verdict.Identity.Method].Inc()
-	c := &caller{handler: h, verified: true, identity: verdict.Identity}
-	c.inject(r.Header)
-	c.attach(r)
+	c := h.pass(r, &j)
 	if h.Streams == "detached" {
-		c.Name(fp) // a later handler may mind
+		c.Name(j.fp) // a later handler may mind
 		return next.ServeHTTP(w, r)
 	}
 	whole := r.Context()
-	c.follow(w, r, fp, now, seen)
+	c.follow(w, r, j.fp, j.began, j.seen)
 	return c.serveFollowed(whole, w, r, next)
+}
+
+// judgement is what a handler makes of a request.
+type judgement struct {
+	refusal   *auth.Refusal // nil: it may pass
+	verdict   auth.Verdict  // on the credential, if one was verified
+	anonymous bool          // it may pass without an identity
+	public    bool          // because of its path
+
+	fp    auth.Fingerprint // what a stream is known by
+	began time.Time
+	seen  uint64 // the changes that were applied before it was verified
+}
+
+// refused is whom to name when a request is refused, or nil. It is a copy, so
+// that a judgement costs nothing where nobody is refused.
+func (j *judgement) refused() *auth.Identity {
+	if j.verdict.Outcome == auth.CannotDecide {
+		return nil
+	}
+	id := j.verdict.Identity
+	return &id
+}
+
+// judge decides on a request. Its order is the design's: strip, scan, extract,
+// verify, judge. Each step is told to whoever wants an explanation.
+func (h *Handler) judge(r *http.Request, j *judgement) {
+	rt := h.app.rt
+	prefixes := rt.prefixes()
+	presented := h.sources.Take(r.Header, prefixes, h.ForwardCredential)
+	h.policy.Clean(r, h.sources.Aliases())
+	target := h.site.JudgeTarget(r.Method, originalTarget(r), verifier.IsPreflight(r.Method, r.Header), prefixes, rt.verifier.Imported())
+	h.explain.target(h, r, &target)
+	switch {
+	case target.Refusal != nil:
+		h.burn(r, target.Leaked)
+		j.refusal = target.Refusal
+		return
+	case target.Public:
+		j.anonymous, j.public = true, true
+		return
+	}
+	if !h.explain.assumesKey() {
+		h.explain.credential(h, &presented)
+	}
+	switch {
+	case presented.Refusal != nil:
+		j.refusal = presented.Refusal
+		return
+	case h.tooEarly(r) && !verifier.SafeMethod(r.Method):
+		j.refusal = verifier.TooEarlyRefusal()
+		return
+	case presented.Credential == "" && !h.explain.assumesKey():
+		if j.anonymous = h.Optional; !h.Optional {
+			j.refusal = h.sources.MissingRefusal()
+		}
+		return
+	}
+	h.verify(r, &presented, j)
+	h.explain.verdict(h, &j.verdict)
+	switch j.verdict.Outcome {
+	case auth.Allow:
+	case auth.Deny:
+		j.refusal = verifier.DenialRefusal(j.verdict.Reason)
+		return
+	default:
+		j.refusal = verifier.UndecidedRefusal(j.verdict.Cause)
+		return
+	}
+	address := h.addresses.of(r, &j.verdict.Identity)
+	h.explain.identity(h, &j.verdict.Identity, address)
+	if j.refusal = h.site.JudgeIdentity(&j.verdict.Identity, address); j.refusal == nil && j.verdict.Identity.Networks != "" && h.tooEarly(r) {
+		j.refusal = verifier.TooEarlyRefusal()
+	}
+}
+
+// verify verifies the credential that a request presented.
+func (h *Handler) verify(r *http.Request, presented *verifier.Presented, j *judgement) {
+	rt := h.app.rt
+	rt.awaitOpen(r.Context())
+	j.seen, j.began = rt.streams.Changes(), time.Now()
+	if h.explain.assumesKey() {
+		j.fp = h.explain.fp
+		j.verdict = rt.verifier.VerifyAgain(r.Context(), j.fp, &auth.Identity{}, j.began)
+		return
+	}
+	j.fp = auth.FingerprintOf(presented.Credential)
+	if presented.Bearer {
+		j.verdict, j.fp = rt.verifier.VerifyBearer(r.Context(), j.fp, presented.Credential, h.tokens, j.began)
+		return
+	}
+	j.verdict = rt.verifier.Verify(r.Context(), j.fp, presented.Credential, j.began)
+}
+
+// pass makes a request the identity's.
+func (h *Handler) pass(r *http.Request, j *judgement) *caller {
+	h.warnPlainHTTP(r)
+	metrics.allowed[j.verdict.Identity.Method].Inc()
+	c := &caller{handler: h, verified: true, identity: j.verdict.Identity}
+	c.inject(r.Header)
+	c.attach(r)
+	return c
 }
 
 func (h *Handler) passAnonymous(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, public bool) error {
@@ -97,6 +160,7 @@ func (h *Handler) again(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	c.add(h.policy)
 	c.inject(r.Header)
 	target := h.site.JudgeTarget(r.Method, originalTarget(r), verifier.IsPreflight(r.Method, r.Header), h.app.rt.prefixes(), h.app.rt.verifier.Imported())
+	h.explain.target(h, r, &target)
 	if target.Refusal != nil {
 		h.burn(r, target.Leaked)
 		return h.refuse(w, r, target.Refusal, nil)
@@ -109,13 +173,7 @@ func (h *Handler) again(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 		return h.refuse(w, r, h.sources.MissingRefusal(), nil)
 	}
 	if !target.Public {
-		if h.tooEarly(r) && (c.identity.Networks != "" || !verifier.SafeMethod(r.Method)) {
-			return h.refuse(w, r, verifier.TooEarlyRefusal(), &c.identity)
-		}
-		if c.identity.Expired(time.Now()) {
-			return h.refuse(w, r, verifier.DenialRefusal(auth.ReasonExpired), &c.identity)
-		}
-		if refusal := h.site.JudgeIdentity(&c.identity, h.addresses.of(r, &c.identity)); refusal != nil {
+		if refusal := h.judgeAgain(r, c); refusal != nil {
 			return h.refuse(w, r, refusal, &c.identity)
 		}
 	}
@@ -125,6 +183,19 @@ func (h *Handler) again(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 		return c.serveFollowed(whole, w, r, next)
 	}
 	return next.ServeHTTP(w, r)
+}
+
+// judgeAgain applies a later handler's rules to the identity that is there.
+func (h *Handler) judgeAgain(r *http.Request, c *caller) *auth.Refusal {
+	if h.tooEarly(r) && (c.identity.Networks != "" || !verifier.SafeMethod(r.Method)) {
+		return verifier.TooEarlyRefusal()
+	}
+	if c.identity.Expired(time.Now()) {
+		return verifier.DenialRefusal(auth.ReasonExpired)
+	}
+	address := h.addresses.of(r, &c.identity)
+	h.explain.identity(h, &c.identity, address)
+	return h.site.JudgeIdentity(&c.identity, address)
 }
 
 // originalTarget is the request target as the client sent it, before any

@@ -120,12 +120,59 @@ func targetRefusal(f redact.Finding) *auth.Refusal {
 // nil to let the request through. address is what networks are judged on; it
 // is needed only for credentials bound to networks.
 func (s *Site) JudgeIdentity(id *auth.Identity, address netip.Addr) *auth.Refusal {
+	for i := range identityChecks {
+		if r := s.check(i, id, address); r != nil {
+			return r
+		}
+	}
+	return nil
+}
+
+// ExplainIdentity tells what each check of JudgeIdentity says, under the name of
+// what configures it, up to the first that refuses.
+func (s *Site) ExplainIdentity(id *auth.Identity, address netip.Addr, tell func(rule string, r *auth.Refusal)) {
+	for i := range identityChecks {
+		r := s.check(i, id, address)
+		if tell(identityChecks[i], r); r != nil {
+			return
+		}
+	}
+}
+
+// identityChecks are what a site asks of an identity, in order.
+var identityChecks = [...]string{"accept", "issuers", "environment", "networks", "require_scope"}
+
+// check makes one of them. It is no table of functions, which would let every
+// identity escape to the heap.
+func (s *Site) check(i int, id *auth.Identity, address netip.Addr) *auth.Refusal {
+	switch i {
+	case 0:
+		return s.judgeMethod(id)
+	case 1:
+		return s.judgeIssuer(id)
+	case 2:
+		return s.judgeEnvironment(id)
+	case 3:
+		return judgeNetworks(id.Networks, address)
+	}
+	return s.judgeScopes(id)
+}
+
+func (s *Site) judgeMethod(id *auth.Identity) *auth.Refusal {
 	if len(s.rules.Accept) > 0 && !slices.Contains(s.rules.Accept, id.Method) {
 		return &auth.Refusal{Code: auth.CodeNotAllowed, Detail: fmt.Sprintf("this site does not accept credentials of the method %s", id.Method), Reason: "method"}
 	}
+	return nil
+}
+
+func (s *Site) judgeIssuer(id *auth.Identity) *auth.Refusal {
 	if len(s.rules.Issuers) > 0 && id.Issuer != "" && !slices.Contains(s.rules.Issuers, id.Issuer) {
 		return &auth.Refusal{Code: auth.CodeNotAllowed, Detail: fmt.Sprintf("this site does not accept tokens of the issuer %s", id.Issuer), Reason: "issuer"}
 	}
+	return nil
+}
+
+func (s *Site) judgeEnvironment(id *auth.Identity) *auth.Refusal {
 	if !s.acceptsEnvironment(id.Environment) {
 		want := auth.EnvironmentLive
 		if len(s.rules.Environments) > 0 {
@@ -133,11 +180,10 @@ func (s *Site) JudgeIdentity(id *auth.Identity, address netip.Addr) *auth.Refusa
 		}
 		return &auth.Refusal{Code: auth.CodeWrongEnvironment, Detail: fmt.Sprintf("the credential is of the environment %s, this site takes %s", id.Environment, want)}
 	}
-	if id.Networks != "" {
-		if r := judgeNetworks(id.Networks, address); r != nil {
-			return r
-		}
-	}
+	return nil
+}
+
+func (s *Site) judgeScopes(id *auth.Identity) *auth.Refusal {
 	for _, scope := range s.rules.RequireScopes {
 		if !id.HasScope(scope) {
 			return missingScopes(id, s.rules.RequireScopes)
@@ -170,6 +216,9 @@ func missingScopes(id *auth.Identity, want []string) *auth.Refusal {
 // judgeNetworks fails closed: no address, or a prefix that can't be read,
 // lets nobody in.
 func judgeNetworks(networks string, addr netip.Addr) *auth.Refusal {
+	if networks == "" {
+		return nil
+	}
 	if !addr.IsValid() {
 		return &auth.Refusal{Code: auth.CodeNetworkNotAllowed, Detail: "the credential is bound to networks and the client's address is not known"}
 	}

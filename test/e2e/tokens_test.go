@@ -184,6 +184,18 @@ func (i *issuer) opaqueBlock(more string) string {
 	return fmt.Sprintf("introspection legacy {\nurl %s/introspect\nclient_id gateway\nclient_secret s3cret\n%s\n}\n", i.URL, more)
 }
 
+// doHeader sends a request as it is.
+func (g *gateway) doHeader(method, target string, h http.Header) answer {
+	g.t.Helper()
+	var lines strings.Builder
+	for name, values := range h {
+		for _, v := range values {
+			fmt.Fprintf(&lines, "%s: %s\r\n", name, v)
+		}
+	}
+	return g.raw(method + " " + target + " HTTP/1.1\r\nHost: " + g.addr + "\r\n" + lines.String() + "Connection: close\r\n\r\n")
+}
+
 func (g *gateway) bearer(token string, headers ...string) answer {
 	g.t.Helper()
 	return g.do("GET", "/x", append(headers, "Authorization", "Bearer "+token)...)

@@ -1,0 +1,74 @@
+package caddymodule
+
+import (
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
+
+	"github.com/caddy-auth/caddy-auth/internal/problem"
+)
+
+func init() { caddy.RegisterModule(Provider{}) }
+
+// Provider lets Caddy's own authentication handler ask the same engine as the
+// handler auth, with the same fields. What that handler can't express is left
+// out or done otherwise:
+//
+//   - It answers every failure 401 and then runs the error routes. A provider
+//     that is alone writes what is no 401 (400, 403, 503) before that; beside
+//     other providers it can't, so that an outage looks like a bad credential.
+//   - With several providers the order is random, and one that fails falls
+//     through to the next.
+//   - It does not end requests under way when their credential ends (streams).
+//   - "errors handle_errors" and "optional" beside other providers mean little.
+//
+// Use the handler auth where you can.
+type Provider struct {
+	Handler
+}
+
+// CaddyModule returns the Caddy module information.
+func (Provider) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.authentication.providers.auth", New: func() caddy.Module { return new(Provider) }}
+}
+
+// Authenticate implements caddyauth.Authenticator. It never returns an error:
+// Caddy would go on to another provider.
+func (p *Provider) Authenticate(w http.ResponseWriter, r *http.Request) (user caddyauth.User, ok bool, _ error) {
+	rt := p.app.rt
+	rt.enter()
+	defer rt.leave()
+	var j judgement
+	p.judge(r, &j)
+	switch {
+	case j.refusal != nil && problem.Status(j.refusal.Code) == http.StatusUnauthorized:
+		p.problems.SetHeaders(w.Header(), j.refusal)
+		p.logRefusal(r, j.refusal, j.refused(), "")
+		closeUnread(w, r)
+		return user, false, nil
+	case j.refusal != nil:
+		_ = p.refuse(w, r, j.refusal, j.refused()) // "errors" is problem: it is answered
+		return user, false, nil
+	case j.anonymous:
+		(&caller{handler: &p.Handler, public: j.public}).attach(r)
+		return user, true, nil
+	}
+	c := p.pass(r, &j)
+	c.Name(j.fp)
+	return caddyauth.User{ID: c.identity.Subject, Metadata: map[string]string{
+		"credential_id": c.identity.CredentialID, "method": string(c.identity.Method), "scopes": c.identity.Scopes,
+		"environment": c.identity.Environment, "issuer": c.identity.Issuer,
+	}}, true, nil
+}
+
+// Provision compiles the site's rules.
+func (p *Provider) Provision(ctx caddy.Context) error {
+	p.Errors = "" // the error routes are Caddy's doing
+	return p.Handler.Provision(ctx)
+}
+
+var (
+	_ caddyauth.Authenticator = (*Provider)(nil)
+	_ caddy.Provisioner       = (*Provider)(nil)
+)
