@@ -63,7 +63,7 @@ func openNode(t testing.TB, path string) *node {
 // start begins as a gateway does at boot.
 func (n *node) start() {
 	n.memory = cache.NewMemory(cache.Limits{})
-	n.follower = feed.New(journal{n}, n.memory, auth.Node{ID: fmt.Sprintf("node_%p", n.memory), Name: "test"}, feed.Config{MaxStaleness: time.Minute}, feed.Events{})
+	n.follower = feed.New(journal{n}, n.memory, auth.Node{ID: fmt.Sprintf("node_%p", n.memory), Name: "test"}, feed.Config{MaxStaleness: time.Minute}, feed.Events{Booted: n.booted, Learning: n.learning})
 	n.verifier = verifier.New(n.memory, n.follower, n, nil, verifier.Hooks{
 		BeforeLoad: func(run int) { n.hook(func(h verifier.Hooks) { call1(h.BeforeLoad, run) }) },
 		AfterLoad:  func(run int) { n.hook(func(h verifier.Hooks) { call1(h.AfterLoad, run) }) },
@@ -74,6 +74,23 @@ func (n *node) start() {
 	n.must(err)
 	n.verifier.SetMinter(m)
 	n.look()
+}
+
+// booted is what a gateway reads before it trusts.
+func (n *node) booted(ctx context.Context) error {
+	all := verifier.NewCutOffs()
+	n.verifier.SetCutOffs(all)
+	return n.db.CutOffs(ctx, func(c auth.CutOff) error { all.Add(c); return nil })
+}
+
+// learning is what a gateway does with a cut-off.
+func (n *node) learning(c auth.Change) {
+	if c.Kind != store.ChangeTokenRevoke {
+		return
+	}
+	one, err := n.db.CutOff(context.Background(), c.Parent)
+	n.must(err)
+	n.verifier.CutOffs().Add(one)
 }
 
 func call0(f func()) {

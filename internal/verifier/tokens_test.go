@@ -1,0 +1,376 @@
+package verifier_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	jose "github.com/go-jose/go-jose/v4"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/jwt"
+	"github.com/caddy-auth/caddy-auth/internal/strictjson"
+	"github.com/caddy-auth/caddy-auth/internal/verifier"
+)
+
+// keySet is an issuer's one key, and counts how often it is asked for, which is
+// once for each signature that is checked.
+type keySet struct {
+	signer *ecdsa.PrivateKey
+	key    *jwt.Key
+	asked  atomic.Int64
+	err    error
+	hold   func()
+}
+
+func newKeySet(t testing.TB) *keySet {
+	t.Helper()
+	s := &keySet{}
+	var err error
+	if s.signer, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(jose.JSONWebKey{Key: s.signer.Public(), KeyID: "k"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := strictjson.Decode(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.key, err = jwt.ParseKey(o); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (s *keySet) Key(context.Context, string, string, time.Time) (*jwt.Key, error) {
+	s.asked.Add(1)
+	if s.hold != nil {
+		s.hold()
+	}
+	return s.key, s.err
+}
+
+func (s *keySet) token(t testing.TB, sub, jti string) string {
+	t.Helper()
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: s.signer}, (&jose.SignerOptions{}).WithHeader("kid", "k"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now().Unix()
+	signed, err := signer.Sign(fmt.Appendf(nil, `{"iss":"https://idp.example","aud":"api","sub":%q,"jti":%q,"iat":%d,"exp":%d,"scope":"a b"}`, sub, jti, now-5, now+600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := signed.CompactSerialize()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func (s *keySet) tokens(t testing.TB, change func(*verifier.IssuerRules), introspector *verifier.Introspector) *verifier.Tokens {
+	t.Helper()
+	rules := verifier.IssuerRules{Name: "corp", URL: "https://idp.example", Audiences: []string{"api"}}
+	if change != nil {
+		change(&rules)
+	}
+	issuer, err := verifier.NewIssuer(rules, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens, err := verifier.NewTokens([]*verifier.Issuer{issuer}, introspector)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tokens
+}
+
+func (n *node) bearer(text string, tokens *verifier.Tokens) auth.Verdict {
+	v, _ := n.verifier.VerifyBearer(n.t.Context(), auth.FingerprintOf(text), text, tokens, time.Now())
+	return v
+}
+
+func (n *node) cut(c auth.CutOff) {
+	n.t.Helper()
+	_, err := n.manage.CutOff(n.t.Context(), c)
+	n.must(err)
+}
+
+func wantVerdict(t testing.TB, what string, v auth.Verdict, o auth.Outcome, r auth.Reason) {
+	t.Helper()
+	if v.Outcome != o || v.Reason != r {
+		t.Errorf("%s: outcome %d reason %s (%v), want %d %s", what, v.Outcome, v.Reason, v.Cause, o, r)
+	}
+}
+
+// TestJWT_OneCheck: however many requests come with a token, its signature is
+// checked once, and a cached one costs what a cached key costs.
+func TestJWT_OneCheck(t *testing.T) {
+	n, keys := newNode(t), newKeySet(t)
+	tokens, text := keys.tokens(t, nil, nil), keys.token(t, "alice", "1")
+	var all sync.WaitGroup
+	for range 300 {
+		all.Go(func() {
+			if v := n.bearer(text, tokens); v.Outcome != auth.Allow {
+				t.Errorf("%+v", v)
+			}
+		})
+	}
+	all.Wait()
+	if got := keys.asked.Load(); got != 1 {
+		t.Errorf("%d signature checks for one token", got)
+	}
+	ctx, fp, now := t.Context(), auth.FingerprintOf(text), time.Now()
+	if got := testing.AllocsPerRun(1000, func() { n.verifier.VerifyBearer(ctx, fp, text, tokens, now) }); got > 1 {
+		t.Errorf("%.1f allocations for a cached token", got)
+	}
+	if n.loads.Load() != 0 {
+		t.Error("the store was asked about a token")
+	}
+}
+
+// TestJWT_AnotherConfiguration: a verdict counts only for who would give it too.
+func TestJWT_AnotherConfiguration(t *testing.T) {
+	n, keys := newNode(t), newKeySet(t)
+	text := keys.token(t, "alice", "1")
+	first := keys.tokens(t, nil, nil)
+	wantVerdict(t, "first", n.bearer(text, first), auth.Allow, auth.ReasonNone)
+	for name, tc := range map[string]struct {
+		change func(*verifier.IssuerRules)
+		want   auth.Reason
+	}{
+		"audience":  {func(r *verifier.IssuerRules) { r.Audiences = []string{"others"} }, auth.ReasonAudience},
+		"algorithm": {func(r *verifier.IssuerRules) { r.Algorithms = []string{"RS256"} }, auth.ReasonAlgorithm},
+		"type":      {func(r *verifier.IssuerRules) { r.TokenType = "at+jwt" }, auth.ReasonTokenType},
+		"claim":     {func(r *verifier.IssuerRules) { r.Identity.Required = []verifier.Claim{{Name: "tenant"}} }, auth.ReasonClaims},
+		"lifetime":  {func(r *verifier.IssuerRules) { r.MaxTokenLifetime = time.Minute }, auth.ReasonLifetime},
+		"issuer":    {func(r *verifier.IssuerRules) { r.URL = "https://another.example" }, auth.ReasonIssuer},
+	} {
+		wantVerdict(t, name, n.bearer(text, keys.tokens(t, tc.change, nil)), auth.Deny, tc.want)
+		wantVerdict(t, "as before, after "+name, n.bearer(text, first), auth.Allow, auth.ReasonNone)
+	}
+	other := keys.tokens(t, func(r *verifier.IssuerRules) { r.Identity.Environment = "test" }, nil)
+	if v := n.bearer(text, other); v.Identity.Environment != "test" {
+		t.Errorf("a verdict crossed: %+v", v.Identity)
+	}
+	wantVerdict(t, "no issuers at all", n.bearer(text, nil), auth.Deny, auth.ReasonMalformed)
+}
+
+// TestJWT_CutOff: what is cut off is refused however the change and the check
+// meet, and only that.
+func TestJWT_CutOff(t *testing.T) {
+	n, keys := newNode(t), newKeySet(t)
+	tokens := keys.tokens(t, nil, nil)
+	a, b, c := keys.token(t, "alice", "1"), keys.token(t, "alice", "2"), keys.token(t, "bob", "1x")
+	for _, text := range []string{a, b, c} {
+		wantVerdict(t, "before", n.bearer(text, tokens), auth.Allow, auth.ReasonNone)
+	}
+	asked := keys.asked.Load()
+	n.cut(auth.CutOff{Issuer: "corp", JTI: "1"})
+	n.look()
+	wantVerdict(t, "by jti", n.bearer(a, tokens), auth.Deny, auth.ReasonRevoked)
+	wantVerdict(t, "another of hers", n.bearer(b, tokens), auth.Allow, auth.ReasonNone)
+	wantVerdict(t, "of another", n.bearer(c, tokens), auth.Allow, auth.ReasonNone)
+	if got := keys.asked.Load() - asked; got != 1 {
+		t.Errorf("%d tokens were checked again, want the one", got)
+	}
+	n.cut(auth.CutOff{Issuer: "corp", Subject: "alice", IssuedBefore: time.Now().Add(-time.Hour).UnixMilli()})
+	n.look()
+	wantVerdict(t, "issued since", n.bearer(b, tokens), auth.Allow, auth.ReasonNone)
+	n.cut(auth.CutOff{Issuer: "corp", Subject: "alice"})
+	n.look()
+	wantVerdict(t, "by subject", n.bearer(b, tokens), auth.Deny, auth.ReasonRevoked)
+	n.cut(auth.CutOff{Issuer: "corp", Subject: "alice", IssuedBefore: 1})
+	n.look()
+	wantVerdict(t, "an earlier time takes nothing back", n.bearer(b, tokens), auth.Deny, auth.ReasonRevoked)
+	wantVerdict(t, "bob", n.bearer(c, tokens), auth.Allow, auth.ReasonNone)
+
+	// In the middle of a check: the cut-off comes after it was looked for.
+	late := keys.token(t, "bob", "late")
+	n.setHooks(verifier.Hooks{AfterLoad: func(int) {
+		n.setHooks(verifier.Hooks{})
+		n.cut(auth.CutOff{Issuer: "corp", JTI: "late"})
+		n.look()
+	}})
+	wantVerdict(t, "in the middle", n.bearer(late, tokens), auth.Deny, auth.ReasonRevoked)
+
+	// While it is not known what was cut off, nobody is judged.
+	known := n.verifier.CutOffs()
+	n.verifier.SetCutOffs(nil)
+	wantVerdict(t, "unknown", n.bearer(keys.token(t, "bob", "new"), tokens), auth.CannotDecide, auth.ReasonNone)
+	n.verifier.SetCutOffs(known)
+	wantVerdict(t, "known again", n.bearer(keys.token(t, "bob", "new"), tokens), auth.Allow, auth.ReasonNone)
+}
+
+// TestJWT_Undecided: who can't ask says so, and never that a token is bad.
+func TestJWT_Undecided(t *testing.T) {
+	n, keys := newNode(t), newKeySet(t)
+	tokens := keys.tokens(t, nil, nil)
+	keys.err = auth.ErrUnavailable
+	wantVerdict(t, "no keys", n.bearer(keys.token(t, "alice", "1"), tokens), auth.CannotDecide, auth.ReasonNone)
+	keys.err = auth.ErrNotFound
+	wantVerdict(t, "no such key", n.bearer(keys.token(t, "alice", "1"), tokens), auth.Deny, auth.ReasonKeyID)
+	keys.err = nil
+	text := keys.token(t, "alice", "1")
+	wantVerdict(t, "well", n.bearer(text, tokens), auth.Allow, auth.ReasonNone)
+	late := time.Now().Add(2 * time.Minute) // no look since
+	v, _ := n.verifier.VerifyBearer(t.Context(), auth.FingerprintOf(text), text, tokens, late)
+	wantVerdict(t, "stale", v, auth.CannotDecide, auth.ReasonNone)
+	bad := text[:len(text)-8] + "AAAAAAAA"
+	v, _ = n.verifier.VerifyBearer(t.Context(), auth.FingerprintOf(bad), bad, tokens, late)
+	wantVerdict(t, "bad, and stale", v, auth.Deny, auth.ReasonSignature)
+}
+
+// server answers introspection.
+type server struct {
+	mu     sync.Mutex
+	answer string
+	err    error
+	asked  int
+	hold   chan struct{}
+}
+
+func (s *server) Introspect(context.Context, string) (strictjson.Object, error) {
+	s.mu.Lock()
+	s.asked++
+	answer, err, hold := s.answer, s.err, s.hold
+	s.mu.Unlock()
+	if hold != nil {
+		<-hold
+	}
+	if err != nil {
+		return nil, err
+	}
+	return strictjson.Decode([]byte(answer))
+}
+
+func (s *server) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asked
+}
+
+func (s *server) opaque(t testing.TB, change func(*verifier.IntrospectionRules)) *verifier.Tokens {
+	t.Helper()
+	rules := verifier.IntrospectionRules{Name: "legacy", URL: "https://idp.example/introspect", ClientID: "gw"}
+	if change != nil {
+		change(&rules)
+	}
+	in, err := verifier.NewIntrospector(rules, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens, err := verifier.NewTokens(nil, in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tokens
+}
+
+func answerFor(sub string, more string) string {
+	now := time.Now().Unix()
+	return fmt.Sprintf(`{"active":true,"sub":%q,"aud":"api","jti":"o","iat":%d,"exp":%d%s}`, sub, now-5, now+600, more)
+}
+
+func TestIntrospection_Coalesced(t *testing.T) {
+	n := newNode(t)
+	s := &server{answer: answerFor("bob", ""), hold: make(chan struct{})}
+	tokens := s.opaque(t, nil)
+	var all sync.WaitGroup
+	for range 500 {
+		all.Go(func() {
+			if v := n.bearer("opaque", tokens); v.Outcome != auth.Allow || v.Identity.Subject != "legacy:bob" {
+				t.Errorf("%+v", v)
+			}
+		})
+	}
+	close(s.hold)
+	all.Wait()
+	if got := s.count(); got != 1 {
+		t.Errorf("asked %d times", got)
+	}
+	s.mu.Lock()
+	s.answer = `{"active":false}`
+	s.mu.Unlock()
+	for range 5 {
+		wantVerdict(t, "inactive", n.bearer("another", tokens), auth.Deny, auth.ReasonInactive)
+	}
+	if got := s.count(); got != 2 {
+		t.Errorf("asked %d times", got)
+	}
+}
+
+// TestIntrospection_Shared: gateways share answers, within one configuration
+// only, and never refusals.
+func TestIntrospection_Shared(t *testing.T) {
+	r := newRemote()
+	a := newNode(t)
+	a.share(r)
+	b := a.beside(r)
+	s := &server{answer: answerFor("bob", "")}
+	tokens := s.opaque(t, nil)
+	wantVerdict(t, "a", a.bearer("opaque", tokens), auth.Allow, auth.ReasonNone)
+	r.eventuallyHas(t, 1)
+	wantVerdict(t, "b", b.bearer("opaque", tokens), auth.Allow, auth.ReasonNone)
+	if got := s.count(); got != 1 {
+		t.Errorf("asked %d times by two gateways", got)
+	}
+	for name, change := range map[string]func(*verifier.IntrospectionRules){
+		"audience": func(r *verifier.IntrospectionRules) { r.Audiences = []string{"others"} },
+		"client":   func(r *verifier.IntrospectionRules) { r.ClientID = "another" },
+		"URL":      func(r *verifier.IntrospectionRules) { r.URL = "https://idp2.example/" },
+		"subject":  func(r *verifier.IntrospectionRules) { r.Identity.SubjectClaim = "jti" },
+	} {
+		before := s.count()
+		c := a.beside(r)
+		v := c.bearer("opaque", s.opaque(t, change))
+		if s.count() == before {
+			t.Errorf("%s: an answer for another configuration was used: %+v", name, v)
+		}
+		if (name == "audience") != (v.Outcome == auth.Deny) {
+			t.Errorf("%s: %+v", name, v)
+		}
+	}
+	// A cut-off reaches what is shared: the record is overtaken.
+	a.cut(auth.CutOff{Issuer: "legacy", JTI: "o"})
+	for _, n := range []*node{a, b, a.beside(r)} {
+		n.look()
+		wantVerdict(t, "cut off", n.bearer("opaque", tokens), auth.Deny, auth.ReasonRevoked)
+	}
+}
+
+func TestIntrospection_Lifetimes(t *testing.T) {
+	n := newNode(t)
+	s := &server{answer: answerFor("bob", "")}
+	tokens := s.opaque(t, func(r *verifier.IntrospectionRules) { r.TTL = 30 * time.Second })
+	text, now := "opaque", time.Now()
+	at := func(after time.Duration) auth.Verdict {
+		v, _ := n.verifier.VerifyBearer(t.Context(), auth.FingerprintOf(text), text, tokens, now.Add(after))
+		return v
+	}
+	at(0)
+	at(25 * time.Second)
+	if got := s.count(); got != 1 {
+		t.Errorf("asked %d times within the ttl", got)
+	}
+	at(31 * time.Second)
+	if got := s.count(); got != 2 {
+		t.Errorf("asked %d times after the ttl", got)
+	}
+	text = "short"
+	s.answer = fmt.Sprintf(`{"active":true,"sub":"x","exp":%d}`, now.Unix()+10)
+	wantVerdict(t, "lives", at(0), auth.Allow, auth.ReasonNone)
+	wantVerdict(t, "past exp", at(11*time.Second), auth.Deny, auth.ReasonExpired)
+	s.err = auth.ErrUnavailable
+	text = "away"
+	wantVerdict(t, "away", at(0), auth.CannotDecide, auth.ReasonNone)
+}
