@@ -12,10 +12,22 @@ need python3 python3
 need fcgiwrap fcgiwrap
 need chromium chromium
 need patch patch
+need node nodejs
+need npm npm
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 compgen -G '/usr/sbin/php-fpm*' >/dev/null || missing+=(php-fpm)
 
-[ ${#missing[@]} -eq 0 ] && exit 0
+peers() { # programs of others from npm, by their lock file
+	cd "$(dirname "$0")/peers"
+	if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
+		npm ci --no-audit --no-fund --loglevel=error
+	fi
+}
+
+if [ ${#missing[@]} -eq 0 ]; then
+	peers
+	exit 0
+fi
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
 	echo "the tests need: ${missing[*]}" >&2
 	echo "install them, for example: sudo apt-get install ${missing[*]}" >&2
@@ -23,3 +35,4 @@ if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
 fi
 apt-get update -qq
 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+peers
