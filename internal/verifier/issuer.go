@@ -25,7 +25,7 @@ const (
 // IssuerRules say whose tokens are taken and what they must be. The digest of
 // all of it is in what is cached.
 type IssuerRules struct {
-	Name             string // [a-z][a-z0-9_-]{0,31}
+	Name             string // [A-Za-z0-9][A-Za-z0-9._-]{0,63}
 	URL              string // iss, to the last character; empty: see KeysURL
 	KeysURL          string // empty: as URL says. Without URL, iss is a parent of it
 	Audiences        []string
@@ -129,13 +129,13 @@ func (i *Issuer) Name() string { return i.rules.Name }
 
 // CheckIssuerName says what is wrong with the name of an issuer.
 func CheckIssuerName(name string) error {
-	good := len(name) > 0 && len(name) <= 32 && name[0] >= 'a' && name[0] <= 'z'
+	good := len(name) > 0 && len(name) <= 64
 	for i := range len(name) {
 		c := name[i]
-		good = good && (c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_')
+		good = good && (auth.IsBase62(c) || i > 0 && (c == '-' || c == '_' || c == '.'))
 	}
 	if !good {
-		return auth.Invalidf("issuer name %q: want a lower-case letter, then up to 31 lower-case letters, digits, - or _", name)
+		return auth.Invalidf("issuer name %q: want a letter or digit, then up to 63 letters, digits, dots, - or _", name)
 	}
 	return nil
 }
