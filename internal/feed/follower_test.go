@@ -471,3 +471,55 @@ func TestLookSoon_BeginsAfterTheCall(t *testing.T) {
 		t.Errorf("cursor %d, want %d", cursor, change.Seq)
 	}
 }
+
+// TestLook_LearnsBeforeItMoves: what is known of a change besides is known
+// before anything that is read afterwards passes the fence.
+func TestLook_LearnsBeforeItMoves(t *testing.T) {
+	j := &fakeJournal{epoch: auth.Epoch{1}}
+	j.add(auth.Change{})
+	var f *feed.Follower
+	learnt := 0
+	events := feed.Events{Learning: func(c auth.Change) {
+		learnt++
+		if cursor, _ := f.Position(); cursor >= c.Seq {
+			t.Errorf("change %d is learnt with the cursor at %d", c.Seq, cursor)
+		}
+		if p, ok := f.Point(); !ok || p.Seq >= c.Seq {
+			t.Errorf("change %d is learnt when what is read counts as read at %d", c.Seq, p.Seq)
+		}
+	}}
+	f, _ = follow(t, j, events)
+	subject := auth.Parent{Kind: auth.ParentSubject, Name: "corp:alice"}
+	before, _ := f.Point()
+	j.add(auth.Change{Parent: subject})
+	if err := f.Look(t.Context()); err != nil || learnt != 1 {
+		t.Fatalf("%v, learnt %d", err, learnt)
+	}
+	wantFence(t, f, before, auth.Fingerprint{1}, auth.Parents{subject}, feed.Fenced, "read before it")
+	after, _ := f.Point()
+	wantFence(t, f, after, auth.Fingerprint{1}, auth.Parents{subject}, feed.Usable, "read after it")
+	if after != j.point() {
+		t.Errorf("the point is %+v, want %+v", after, j.point())
+	}
+}
+
+// TestBoot_ReadsAfterTheTail: a change that comes while a gateway starts is
+// either in what it reads then, or comes with the next look.
+func TestBoot_ReadsAfterTheTail(t *testing.T) {
+	j := &fakeJournal{epoch: auth.Epoch{1}}
+	j.add(auth.Change{})
+	var learnt []int64
+	f, _ := follow(t, j, feed.Events{
+		Booted: func(context.Context) error {
+			j.add(auth.Change{Parent: auth.Parent{Kind: auth.ParentToken, Name: "corp:1"}})
+			return nil
+		},
+		Learning: func(c auth.Change) { learnt = append(learnt, c.Seq) },
+	})
+	if cursor, _ := f.Position(); cursor != 1 {
+		t.Errorf("the cursor is at %d: the change is never learnt", cursor)
+	}
+	if err := f.Look(t.Context()); err != nil || !slices.Equal(learnt, []int64{2}) {
+		t.Errorf("%v, learnt %v", err, learnt)
+	}
+}

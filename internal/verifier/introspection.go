@@ -140,7 +140,7 @@ func (v *Verifier) keptFor(checked time.Time, ttl time.Duration) time.Time {
 // ask asks the server until no change overtakes the answer, maxRuns times at
 // most.
 func (v *Verifier) ask(ctx context.Context, f *cache.Flight, own auth.Fingerprint, text string, in *Introspector) (record cache.Record, ok bool) {
-	for range maxRuns {
+	for run := range maxRuns {
 		point, ok := v.fence.Point() // before the server is asked and the cut-offs are looked at
 		if !ok {
 			v.memory.Abort(f, auth.Undecided(auth.ErrStale))
@@ -155,6 +155,9 @@ func (v *Verifier) ask(ctx context.Context, f *cache.Flight, own auth.Fingerprin
 			return record, false
 		}
 		verdict := in.judge(answer, v.hooks.Now(), v.cutOffs.Load())
+		if v.hooks.AfterLoad != nil {
+			v.hooks.AfterLoad(run)
+		}
 		if verdict.Outcome == auth.CannotDecide {
 			v.memory.Abort(f, verdict)
 			return record, false
@@ -182,9 +185,6 @@ func failureOf(err error) Result {
 
 // land ends a flight with what was read at point, unless a change overtook it.
 func (v *Verifier) land(f *cache.Flight, verdict auth.Verdict, checked time.Time, point auth.Point, own auth.Fingerprint, parents auth.Parents) bool {
-	if v.hooks.AfterLoad != nil {
-		v.hooks.AfterLoad(0)
-	}
 	return v.memory.Land(f, verdict, checked, func() bool { return v.fence.Fence(point, own, parents) == feed.Usable })
 }
 

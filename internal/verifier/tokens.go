@@ -193,7 +193,7 @@ func (v *Verifier) checkJWT(f *cache.Flight, own auth.Fingerprint, token *jwt.To
 	}()
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout) // others wait for it too
 	defer cancel()
-	for range maxRuns {
+	for run := range maxRuns {
 		point, ok := v.fence.Point() // before the cut-offs are looked at
 		if !ok {
 			verdict = auth.Undecided(auth.ErrStale)
@@ -201,6 +201,9 @@ func (v *Verifier) checkJWT(f *cache.Flight, own auth.Fingerprint, token *jwt.To
 		}
 		checked := v.hooks.Now()
 		judged := issuer.judge(ctx, token, checked, v.cutOffs.Load())
+		if v.hooks.AfterLoad != nil {
+			v.hooks.AfterLoad(run)
+		}
 		if judged.Outcome != auth.Allow {
 			verdict = judged
 			v.meter.Lookup(TierSignature, resultOf(&judged))
