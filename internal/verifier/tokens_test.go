@@ -374,3 +374,42 @@ func TestIntrospection_Lifetimes(t *testing.T) {
 	text = "away"
 	wantVerdict(t, "away", at(0), auth.CannotDecide, auth.ReasonNone)
 }
+
+// TestIntrospection_CutOffInTheMiddle: a cut-off that comes when the server has
+// answered.
+func TestIntrospection_CutOffInTheMiddle(t *testing.T) {
+	n := newNode(t)
+	s := &server{answer: answerFor("bob", "")}
+	n.setHooks(verifier.Hooks{AfterLoad: func(int) {
+		n.setHooks(verifier.Hooks{})
+		n.cut(auth.CutOff{Issuer: "legacy", Subject: "bob"})
+		n.look()
+	}})
+	wantVerdict(t, "in the middle", n.bearer("opaque", s.opaque(t, nil)), auth.Deny, auth.ReasonRevoked)
+}
+
+func TestCutOffs(t *testing.T) {
+	c := verifier.NewCutOffs()
+	c.Add(auth.CutOff{Issuer: "corp", Subject: "alice", IssuedBefore: 5000})
+	c.Add(auth.CutOff{Issuer: "corp", Subject: "alice", IssuedBefore: 2000})
+	c.Add(auth.CutOff{Issuer: "corp", JTI: "1", IssuedBefore: auth.AnyTime})
+	for _, tc := range []struct {
+		issuer, subject, jti string
+		at                   uint32
+		want                 bool
+	}{
+		{"corp", "alice", "", 4, true},
+		{"corp", "alice", "", 5, false},
+		{"corp", "alice", "", 0, true}, // not known
+		{"corp", "Alice", "", 4, false},
+		{"other", "alice", "", 4, false},
+		{"corp", "bob", "1", 4_000_000_000, true},
+		{"corp", "1", "", 4, false}, // a subject is no jti
+		{"corp", "bob", "alice", 4, false},
+		{"corp", "bob", "", 4, false},
+	} {
+		if got := c.Cut(tc.issuer, tc.subject, tc.jti, tc.at); got != tc.want {
+			t.Errorf("%+v: %v", tc, got)
+		}
+	}
+}
