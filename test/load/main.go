@@ -24,7 +24,7 @@ type bench struct {
 	pairs  int
 	slice  time.Duration
 	conns  int
-	only   string // "logs": that figure alone
+	only   string // "logs" or "tokens": those figures alone
 }
 
 // figure is one line of the result.
@@ -34,6 +34,7 @@ type figure struct {
 	told   bool    // being over the bound is told, and fails nothing
 	ratios []float64
 	micros []float64 // CPU per request of the second process
+	note   string    // printed below
 }
 
 func main() {
@@ -48,7 +49,7 @@ func realMain() error {
 	flag.IntVar(&b.pairs, "pairs", 9, "pairs of slices per figure")
 	flag.DurationVar(&b.slice, "slice", 5*time.Second, "length of a slice")
 	flag.IntVar(&b.conns, "conns", 32, "connections to each process")
-	flag.StringVar(&b.only, "only", "", "measure one figure only: logs")
+	flag.StringVar(&b.only, "only", "", "measure some figures only: logs or tokens")
 	keys := flag.Int("keys", 10_000, "cached identities")
 	flag.StringVar(&b.binary, "binary", "", "the binary to measure (default: build it)")
 	flag.Parse()
@@ -85,6 +86,14 @@ func (b *bench) measure(ctx context.Context) ([]figure, error) {
 		return nil, err
 	}
 	defer base1.stop()
+	if b.only == "tokens" {
+		gw, err := b.start(ctx, "auth", up.Addr().String(), "auth")
+		if err != nil {
+			return nil, err
+		}
+		defer gw.stop()
+		return b.measureTokens(ctx, base1, gw, up.Addr().String())
+	}
 	base2, err := b.start(ctx, "base2", up.Addr().String(), "")
 	if err != nil {
 		return nil, err
@@ -123,13 +132,17 @@ func (b *bench) measure(ctx context.Context) ([]figure, error) {
 	if err := b.duet(ctx, &forged, base1, gw, plainRequests(base1, b.keys), keyRequests(gw, b.keys, "0"), 401); err != nil {
 		return nil, err
 	}
-	base1.stop()
 	headers.stop()
+	tokens, err := b.measureTokens(ctx, base1, gw, up.Addr().String())
+	if err != nil {
+		return nil, err
+	}
+	base1.stop()
 	gw.stop()
 	if err := b.measureLogs(ctx, &logs, up.Addr().String()); err != nil {
 		return nil, err
 	}
-	return []figure{aa, floor, hit, check, forged, logs}, nil
+	return append([]figure{aa, floor, hit, check, forged}, append(tokens, logs)...), nil
 }
 
 // measureLogs compares two gateways that write an access log.
@@ -243,6 +256,11 @@ func report(figures []figure) error {
 	}
 	if err := tab.Flush(); err != nil {
 		return err
+	}
+	for _, f := range figures {
+		if f.note != "" {
+			fmt.Println(f.note)
+		}
 	}
 	if failed {
 		return errors.New("a figure is over its bound")

@@ -122,6 +122,9 @@ func (b *bench) startWith(ctx context.Context, name, upstream, directive, format
 	}
 	addr := l.Addr().String()
 	_ = l.Close() // the process takes it
+	if !strings.Contains(more, "cache {") {
+		more += fmt.Sprintf("\ncache {\nsize %d\nttl 1h\n}", 2*max(len(b.keys), tokenCount))
+	}
 	config := fmt.Sprintf(`{
 	admin off
 	persist_config off
@@ -133,10 +136,6 @@ func (b *bench) startWith(ctx context.Context, name, upstream, directive, format
 	auth {
 		%s
 		store sqlite %s
-		cache {
-			size %d
-			ttl 1h
-		}
 	}
 }
 http://%s {
@@ -147,7 +146,7 @@ http://%s {
 		}
 	}
 }
-`, format, more, filepath.Join(b.dir, "auth.db"), 2*len(b.keys), addr, directive, upstream)
+`, format, more, filepath.Join(b.dir, "auth.db"), addr, directive, upstream)
 	file := filepath.Join(b.dir, name+".caddyfile")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return nil, err
