@@ -118,7 +118,8 @@ func openStream(t *testing.T, client *http.Client, base, path string, k manage.M
 	if err != nil {
 		t.Fatal(err)
 	}
-	req.Header.Set("X-API-Key", k.Text.Reveal())
+	name, value := headerFor(k)
+	req.Header.Set(name, value)
 	res, err := client.Do(req)
 	if err != nil {
 		t.Fatal(err)
@@ -135,6 +136,14 @@ func openStream(t *testing.T, client *http.Client, base, path string, k manage.M
 		s.ended <- err
 	}()
 	return s
+}
+
+// headerFor is how a key, or a token in its place, is sent.
+func headerFor(k manage.Made) (name, value string) {
+	if text := k.Text.Reveal(); strings.HasPrefix(text, "ey") {
+		return "Authorization", "Bearer " + text
+	}
+	return "X-API-Key", k.Text.Reveal()
 }
 
 // dripping is a body that goes on slowly until its request ends.
@@ -165,7 +174,8 @@ func (s *stream) openSocket(base string, k manage.Made) {
 	}
 	s.close = func() { _ = conn.Close() }
 	s.t.Cleanup(s.close)
-	_, _ = io.WriteString(conn, "GET /socket HTTP/1.1\r\nHost: "+addr+"\r\nX-API-Key: "+k.Text.Reveal()+
+	name, value := headerFor(k)
+	_, _ = io.WriteString(conn, "GET /socket HTTP/1.1\r\nHost: "+addr+"\r\n"+name+": "+value+
 		"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
 	br := bufio.NewReader(conn)
 	res, err := http.ReadResponse(br, nil)
