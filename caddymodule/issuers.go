@@ -128,9 +128,10 @@ func (p pooledServer) Destruct() error {
 
 // issuers are the app's issuers, compiled, and what they hold in the pools.
 type issuers struct {
-	jwt    []*verifier.Issuer
-	opaque map[string]*verifier.Introspector
-	sets   map[string]pooledKeys
+	jwt     []*verifier.Issuer
+	opaque  map[string]*verifier.Introspector
+	sets    map[string]pooledKeys
+	servers map[string]pooledServer
 
 	heldSets    []jwks.Config
 	heldServers []serverKey
@@ -152,7 +153,7 @@ const (
 
 // provisionIssuers compiles the issuers. It opens no connection.
 func (a *App) provisionIssuers() error {
-	a.issuers = &issuers{opaque: map[string]*verifier.Introspector{}, sets: map[string]pooledKeys{}}
+	a.issuers = &issuers{opaque: map[string]*verifier.Introspector{}, sets: map[string]pooledKeys{}, servers: map[string]pooledServer{}}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(a.Issuers)) {
 		errs = append(errs, wrapIf("issuer "+name, a.provisionIssuer(name, a.Issuers[name])))
@@ -248,6 +249,7 @@ func (a *App) provisionIntrospection(name string, c *IntrospectionConfig) error 
 		return err
 	}
 	a.issuers.heldServers = append(a.issuers.heldServers, key)
+	a.issuers.servers[name] = v.(pooledServer)
 	a.issuers.opaque[name], err = verifier.NewIntrospector(verifier.IntrospectionRules{
 		Name: name, URL: conf.URL, ClientID: conf.ClientID, Audiences: c.Audiences, TTL: time.Duration(c.TTL), Identity: claims,
 	}, v.(pooledServer))

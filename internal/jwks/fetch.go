@@ -152,3 +152,15 @@ func refreshAfter(h http.Header) time.Duration {
 	}
 	return min(max(after, leastRefresh), mostRefresh)
 }
+
+// Try fetches the keys for somebody who looks whether that works, and keeps
+// nothing.
+func (s *Set) Try(ctx context.Context) (keys int, skipped []string, err error) {
+	s.fetching.Lock()
+	defer s.fetching.Unlock()
+	got, skipped, err := s.ask(ctx)
+	if err != nil {
+		return 0, skipped, err
+	}
+	return len(got.keys), skipped, nil
+}
