@@ -104,6 +104,8 @@ type Handler struct {
 	addresses addressJudge
 	plainHTTP *atomic.Bool // a key was seen over plain HTTP
 	explain   *explanation // nil: nobody wants one
+
+	answersOnly bool // it verifies nothing
 }
 
 // PublicRule selects requests that need no credential.
@@ -151,8 +153,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.sources, err = verifier.NewSources(names)
 	errs = append(errs, wrapIf("from header", err))
-	h.tokens, err = h.app.issuers.tokens(h.Issuers)
-	errs = append(errs, wrapIf("issuers", err))
+	if !h.answersOnly {
+		h.tokens, err = h.app.issuers.tokens(h.Issuers)
+		errs = append(errs, wrapIf("issuers", err))
+	}
 	h.policy, err = forward.Compile(h.IdentityHeaders.over(h.app.IdentityHeaders))
 	errs = append(errs, wrapIf("identity_headers", err))
 	h.problems, err = problem.NewWriter(h.Realm, h.app.ProblemTypes)

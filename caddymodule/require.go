@@ -60,7 +60,7 @@ func (q *Require) Provision(ctx caddy.Context) error {
 	if q.requirement.Empty() {
 		return errors.New("auth_require demands nothing: name a " + demands)
 	}
-	q.fallback = new(Handler)
+	q.fallback = &Handler{answersOnly: true}
 	if err := q.fallback.Provision(ctx); err != nil {
 		return err
 	}

@@ -210,7 +210,7 @@ func (in *Introspector) judge(answer strictjson.Object, now time.Time, cut *CutO
 		return denied(auth.ReasonClaims)
 	case hasExp && at >= expires:
 		return denied(auth.ReasonExpired)
-	case begins > at+DefaultLeeway.Milliseconds():
+	case begins > at+DefaultLeeway.Milliseconds(), issued > at+DefaultLeeway.Milliseconds():
 		return denied(auth.ReasonNotYet)
 	case kind != "" && !strings.EqualFold(kind, "bearer") && !strings.EqualFold(kind, "access_token"), otherToken(answer):
 		return denied(auth.ReasonTokenType)

@@ -404,6 +404,7 @@ func TestIntrospection(t *testing.T) {
 		"expired":           {"exp", now - 1},
 		"exp as text":       {"exp", "tomorrow"},
 		"later":             {"nbf", now + 3600},
+		"issued later":      {"iat", now + 3600},
 		"for others":        {"aud", "another"},
 		"for nobody":        {"aud", nil},
 		"aud of numbers":    {"aud", []int{1}},
@@ -478,6 +479,47 @@ func sum(m map[int]int) (n int) {
 		n += v
 	}
 	return n
+}
+
+// TestIntrospection_Several: a site says which of several servers it means.
+func TestIntrospection_Several(t *testing.T) {
+	a, b := newIssuer(t), newIssuer(t)
+	a.set(func(i *issuer) { i.tokens["same"] = `{"active":true,"sub":"of-a"}` })
+	b.set(func(i *issuer) { i.tokens["same"] = `{"active":true,"sub":"of-b"}` })
+	second := strings.Replace(b.opaqueBlock(""), "legacy", "second", 1)
+	o := options{auth: a.opaqueBlock("") + second, site: "auth\nauth_require /x method introspection"}
+	g := start(t, options{})
+	if err := g.load(o); err == nil || !strings.Contains(err.Error(), "name one of them with issuers") {
+		t.Errorf("a site that does not say: %v", err)
+	}
+	o.site = `
+		handle /a/* {
+			auth {
+				issuers legacy
+			}
+			auth_require method introspection
+			reverse_proxy {upstream}
+		}
+		handle {
+			auth {
+				issuers second
+			}
+			reverse_proxy {upstream}
+		}`
+	if err := g.load(o); err != nil {
+		t.Fatal(err)
+	}
+	g.answers()
+	for range 3 {
+		for path, want := range map[string]string{"/a/x": "legacy:of-a", "/b/x": "second:of-b"} {
+			if got := g.ok(g.do("GET", path, "Authorization", "Bearer same")).Header.Get("X-Auth-Subject"); got != want {
+				t.Errorf("%s: %q, want %q", path, got, want)
+			}
+		}
+	}
+	if n := a.count("/introspect") + b.count("/introspect"); n != 2 {
+		t.Errorf("asked %d times", n)
+	}
 }
 
 func TestJWT_Sites(t *testing.T) {
