@@ -288,7 +288,7 @@ func (a *App) warnOfOpen(backend Backend, masters []auth.Secret) {
 func (a *App) Start() error {
 	a.held.started = true
 	a.rt.adopt(a.settings)
-	a.issuers.start(a.log)
+	a.issuers.start()
 	return a.rt.start()
 }
 

@@ -18,6 +18,7 @@ type parsers = map[string]func(*caddyfile.Dispenser) error
 //		url <issuer>
 //		jwks <url>
 //		audience <values...>
+//		audience_claim <claim>
 //		algorithms <names...>
 //		token_type <typ>
 //		leeway <duration>
@@ -37,7 +38,7 @@ func (a *App) parseIssuer(d *caddyfile.Dispenser) error {
 	}
 	c := new(IssuerConfig)
 	parts := parsers{
-		"url": text(&c.URL), "jwks": issuerURL(&c.JWKS), "audience": words(&c.Audiences), "algorithms": algorithms(&c.Algorithms),
+		"url": text(&c.URL), "jwks": issuerURL(&c.JWKS), "audience": words(&c.Audiences), "audience_claim": text(&c.AudienceClaim), "algorithms": algorithms(&c.Algorithms),
 		"token_type": text(&c.TokenType), "leeway": duration(&c.Leeway), "max_token_lifetime": duration(&c.MaxTokenLifetime), "keys_kept": duration(&c.KeysKept),
 	}
 	maps.Copy(parts, c.parsers())

@@ -25,8 +25,6 @@ func (e *examination) issuers(ctx context.Context) {
 		switch {
 		case err != nil:
 			e.found("issuer", named(name, err), "while its keys are not known, its tokens get 503; is the url right, and reachable from here?")
-		case keys == 0:
-			e.say(levelFinding, "issuer", name+" publishes no keys", "none of its tokens is good")
 		case len(skipped) > 0:
 			e.say(levelNote, "issuer", name+" publishes keys that are not used: "+strings.Join(skipped, "; "), "")
 		default:

@@ -176,6 +176,8 @@ func (s *session) printExplanation(q Question, e *Explanation) error {
 	switch {
 	case e.Code != "":
 		verdict += " " + e.Code
+	case strings.HasPrefix(e.Reaches, "abort"):
+		verdict = e.Reaches
 	case e.Reaches != "":
 		verdict = "it passes and reaches " + e.Reaches
 	}

@@ -25,7 +25,7 @@ func tokenCommand() caddycmd.Command {
 			targetFlags(cmd)
 			leaf(cmd, "revoke --issuer NAME (--jti ID | --subject NAME [--issued-before TIME])", "Ends one token, or those of a subject that were issued so far", tokenRevoke, func(c *cobra.Command) {
 				c.Flags().String("issuer", "", "the issuer's name in the configuration")
-				c.Flags().String("jti", "", "the token's jti, as in X-Auth-Credential-Id and the decision log")
+				c.Flags().String("jti", "", "the token's jti, as the token, X-Auth-Credential-Id or the decision log has it")
 				c.Flags().String("subject", "", "the subject, as the token calls it or as upstreams see it")
 				c.Flags().String("issued-before", "", "only tokens issued before then, a time or a duration back from now; by default: now")
 				c.Flags().String("reason", "", "why, for the audit log")
@@ -39,6 +39,7 @@ func tokenCommand() caddycmd.Command {
 }
 
 type cutOffView struct {
+	KeptUntil    moment `json:"kept_until"` // null: for ever
 	Issuer       string `json:"issuer"`
 	JTI          string `json:"jti,omitempty"`
 	Subject      string `json:"subject,omitempty"`
@@ -48,7 +49,7 @@ type cutOffView struct {
 }
 
 func viewCutOff(c auth.CutOff) cutOffView {
-	v := cutOffView{Issuer: c.Issuer, JTI: c.JTI, Subject: c.Subject, RevokedAt: moment(c.CreatedAt), Reason: c.Reason}
+	v := cutOffView{Issuer: c.Issuer, JTI: c.JTI, Subject: c.Subject, RevokedAt: moment(c.CreatedAt), KeptUntil: moment(c.KeptUntil), Reason: c.Reason}
 	if c.IssuedBefore != auth.AnyTime {
 		v.IssuedBefore = moment(c.IssuedBefore)
 	}
@@ -86,7 +87,15 @@ func tokenRevoke(ctx context.Context, s *session) error {
 	if err := s.checkIssuer(o.t, c.Issuer); err != nil {
 		return err
 	}
-	changed, err := o.CutOff(ctx, c)
+	// A JWT of an issuer that is configured can't live longer than cut-offs are kept.
+	jwt := false
+	if o.t.app != nil {
+		_, jwt = o.t.app.Issuers[c.Issuer]
+		if _, opaque := o.t.app.Introspection[c.Issuer]; opaque && c.Subject != "" {
+			s.note("note: tokens of %s that do not say when they were issued (iat) are refused from now on, new ones of this subject too", c.Issuer)
+		}
+	}
+	changed, err := o.CutOff(ctx, c, !jwt)
 	if err != nil {
 		return err
 	}

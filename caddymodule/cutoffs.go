@@ -46,6 +46,9 @@ func (rt *runtime) learnCutOff(ctx context.Context, c auth.Change) error {
 
 // readCutOffs reads all that was cut off.
 func (rt *runtime) readCutOffs(ctx context.Context, db *store.DB) error {
+	// What came before may have taken as long as there are imported keys.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), importedTimeout)
+	defer cancel()
 	rt.cutMu.Lock() // who reads later knows more
 	defer rt.cutMu.Unlock()
 	all := verifier.NewCutOffs()

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/feed"
+	"github.com/caddy-auth/caddy-auth/internal/jwt"
 	"github.com/caddy-auth/caddy-auth/internal/store"
 	"github.com/caddy-auth/caddy-auth/internal/verifier"
 )
@@ -81,9 +83,13 @@ func (e *explanation) explain(ctx context.Context, config []byte, q Question) (*
 	if err != nil {
 		return nil, err
 	}
+	loads := wouldLoad(config)
 	config, notes, err := withoutEffects(config)
 	if err != nil {
 		return nil, err
+	}
+	if loads != nil {
+		notes = append(notes, "as it is, a gateway does not load this configuration: "+loads.Error())
 	}
 	var c caddy.Config
 	if err := json.Unmarshal(config, &c); err != nil {
@@ -99,7 +105,7 @@ func (e *explanation) explain(ctx context.Context, config []byte, q Question) (*
 	}
 	a := app.(*App)
 	defer func() { _ = a.Cleanup() }() // it only gives back what it held
-	done, err := a.observe(ctx, e, q.Key)
+	done, err := a.observe(ctx, e, &q)
 	if err != nil {
 		return nil, err
 	}
@@ -113,8 +119,37 @@ func (e *explanation) explain(ctx context.Context, config []byte, q Question) (*
 		return nil, err
 	}
 	w := httptest.NewRecorder()
-	srv.ServeHTTP(w, r)
+	if err := serveOnce(srv, w, r); err != nil {
+		return nil, err
+	}
 	return e.result(w, notes), nil
+}
+
+// wouldLoad says why a gateway would not load a configuration, its logs
+// included.
+func wouldLoad(config []byte) error {
+	var c caddy.Config
+	if err := json.Unmarshal(config, &c); err != nil {
+		return err
+	}
+	silence(c.Logging)
+	return caddy.Validate(&c)
+}
+
+// serveOnce lets a server answer a request. What ends a connection in a gateway
+// must not end us.
+func serveOnce(srv *caddyhttp.Server, w *httptest.ResponseRecorder, r *http.Request) (err error) {
+	defer func() {
+		switch p := recover(); {
+		case p == nil:
+		case p == http.ErrAbortHandler:
+			w.Header().Set(reachedHeader, "abort: the connection is closed without an answer")
+		default:
+			err = fmt.Errorf("a handler of the configuration failed: %v", p)
+		}
+	}()
+	srv.ServeHTTP(w, r)
+	return nil
 }
 
 func (q *Question) request(ctx context.Context) (*http.Request, error) {
@@ -173,7 +208,7 @@ func (e *explanation) result(w *httptest.ResponseRecorder, notes []string) *Expl
 
 // observe opens the store to look things up, and nothing else: nobody follows
 // the journal, and nothing is written.
-func (a *App) observe(ctx context.Context, e *explanation, keyID string) (done func(), err error) {
+func (a *App) observe(ctx context.Context, e *explanation, q *Question) (done func(), err error) {
 	db, err := store.Open(ctx, a.rt.backend, store.Existing)
 	if err != nil {
 		return nil, err
@@ -182,18 +217,20 @@ func (a *App) observe(ctx context.Context, e *explanation, keyID string) (done f
 	rt.db.Store(db)
 	rt.verifier = verifier.New(rt.memory, still{}, rt, nil, verifier.Hooks{})
 	rt.openedOnce.Do(func() { close(rt.opened) })
-	if err := rt.learnAll(ctx, db); err != nil && keyID == "" {
+	if err := rt.learnAll(ctx, db); err != nil && q.Key == "" {
 		return nil, errors.Join(err, db.Close())
 	}
-	if keyID != "" {
-		k, err := db.KeyByID(ctx, keyID)
+	if q.Key != "" {
+		k, err := db.KeyByID(ctx, q.Key)
 		if err != nil {
 			return nil, errors.Join(err, db.Close())
 		}
 		e.assumed, e.fp = true, k.Fingerprint
 	}
-	for _, set := range a.issuers.sets {
-		set.Start()
+	if _, text, _ := strings.Cut(q.Header.Get("Authorization"), " "); jwt.Looks(text) {
+		for _, set := range a.issuers.sets {
+			set.Start()
+		}
 	}
 	return func() { _ = db.Close() }, nil
 }

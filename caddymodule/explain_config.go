@@ -20,10 +20,10 @@ var handlersThatRun = []string{"auth", "auth_require", "auth_problem", "subroute
 
 // handlersThatPass are those that only change answers, or count: they are left
 // out without a word.
-var handlersThatPass = []string{"encode", "templates", "push", "request_body", "tracing", "metrics", "log_append", "intercept", "copy_response", "copy_response_headers"}
+var handlersThatPass = []string{"encode", "templates", "push", "request_body", "tracing", "log_append", "intercept", "copy_response", "copy_response_headers"}
 
 // handlersThatEnd answer themselves: a request that gets to one has passed.
-var handlersThatEnd = []string{"reverse_proxy", "file_server", "acme_server", "auth_health"}
+var handlersThatEnd = []string{"reverse_proxy", "file_server", "acme_server", "auth_health", "metrics"}
 
 // withoutEffects returns a configuration whose auth handlers and routes are
 // the same, and which proxies, serves, listens and logs nothing. notes say what
@@ -90,19 +90,25 @@ func (s *stripper) handlers(list []any) (out []any) {
 	for _, v := range list {
 		h, _ := v.(map[string]any)
 		name, _ := h["handler"].(string)
+		_, asks := h["handle_response"] // as forward_auth does, which then goes on
 		switch {
 		case slices.Contains(handlersThatRun, name):
 			out = append(out, h)
+		case name == "reverse_proxy" && asks:
+			s.note("a proxy that looks at the answer (forward_auth) was not asked: in the gateway it may answer, or change the request")
 		case slices.Contains(handlersThatEnd, name):
 			out = append(out, map[string]any{"handler": "static_response", "status_code": 200, "headers": map[string]any{reachedHeader: []any{name}}})
 		case !slices.Contains(handlersThatPass, name):
-			note := name + " was not run: in the gateway it may answer, or change the request"
-			if !slices.Contains(s.notes, note) {
-				s.notes = append(s.notes, note)
-			}
+			s.note(name + " was not run: in the gateway it may answer, or change the request")
 		}
 	}
 	return out
+}
+
+func (s *stripper) note(text string) {
+	if !slices.Contains(s.notes, text) {
+		s.notes = append(s.notes, text)
+	}
 }
 
 // serverFor is the server that listens where a URL leads.

@@ -30,6 +30,8 @@ type IssuerConfig struct {
 	JWKS string `json:"jwks,omitempty"`
 	// Values of aud, one of which a token must have. Required.
 	Audiences []string `json:"audiences,omitempty"`
+	// The claim that says whom a token is for, where it is not aud.
+	AudienceClaim string `json:"audience_claim,omitempty"`
 	// Signature algorithms. Default: RS256 PS256 ES256 ES384 EdDSA.
 	Algorithms []string `json:"algorithms,omitempty"`
 	// The typ that tokens must have, such as at+jwt (RFC 9068). Default: none,
@@ -90,10 +92,16 @@ type ClaimConfig struct {
 	MetaClaims []string `json:"meta_claims,omitempty"`
 }
 
-func (c *ClaimConfig) rules() (verifier.ClaimRules, error) {
+// rules are the claims' rules. A raw subject must not look like another
+// issuer's.
+func (c *ClaimConfig) rules(a *App) (verifier.ClaimRules, error) {
 	r := verifier.ClaimRules{
 		SubjectClaim: c.SubjectClaim, RawSubject: c.SubjectFormat == "raw", ScopeClaim: c.ScopeClaim,
 		Environment: c.Environment, MetaClaims: c.MetaClaims,
+	}
+	if r.RawSubject {
+		r.Reserved = slices.Sorted(maps.Keys(a.Issuers))
+		r.Reserved = append(r.Reserved, slices.Sorted(maps.Keys(a.Introspection))...)
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.RequiredClaims)) {
 		r.Required = append(r.Required, verifier.Claim{Name: name, Values: c.RequiredClaims[name]})
@@ -183,7 +191,7 @@ func (a *App) provisionIssuer(name string, c *IssuerConfig) error {
 	if c == nil {
 		return errors.New("no configuration")
 	}
-	claims, err := c.rules()
+	claims, err := c.rules(a)
 	if err != nil {
 		return err
 	}
@@ -193,7 +201,7 @@ func (a *App) provisionIssuer(name string, c *IssuerConfig) error {
 		}
 	}
 	rules := verifier.IssuerRules{
-		Name: name, URL: c.URL, KeysURL: c.JWKS, Audiences: c.Audiences, Algorithms: c.Algorithms, TokenType: c.TokenType,
+		Name: name, URL: c.URL, KeysURL: c.JWKS, Audiences: c.Audiences, AudienceClaim: c.AudienceClaim, Algorithms: c.Algorithms, TokenType: c.TokenType,
 		Leeway: time.Duration(c.Leeway), MaxTokenLifetime: time.Duration(c.MaxTokenLifetime), Identity: claims,
 	}
 	if _, err := verifier.NewIssuer(rules, nil); err != nil {
@@ -218,9 +226,12 @@ func (a *App) provisionIntrospection(name string, c *IntrospectionConfig) error 
 	if c == nil {
 		return errors.New("no configuration")
 	}
-	claims, err := c.rules()
+	claims, err := c.rules(a)
 	if err != nil {
 		return err
+	}
+	if len(c.Audiences) == 0 && a.log != nil {
+		a.log.Warn("introspection without an audience: tokens that its server made for other services are good here", zap.String("issuer", name))
 	}
 	texts := [3]string{c.URL, c.ClientID, c.ClientSecret}
 	for i := range texts {
@@ -257,9 +268,13 @@ func (a *App) provisionIntrospection(name string, c *IntrospectionConfig) error 
 }
 
 // start begins to fetch keys.
-func (s *issuers) start(log *zap.Logger) {
+func (s *issuers) start() {
+	metrics.issuerUp.Reset() // others may be gone
 	for name, set := range s.sets {
-		set.SetEvents(keyEvents(name, log))
+		if _, ok := set.Age(); ok {
+			metrics.issuerUp.WithLabelValues(name).Set(1)
+		}
+		set.SetEvents(keyEvents(name))
 		set.Start()
 	}
 }
@@ -324,20 +339,20 @@ func (s *issuers) names() []string {
 	})
 }
 
-func keyEvents(name string, log *zap.Logger) jwks.Events {
+// keyEvents log where the process logs now: the set may outlive the
+// configuration that named it.
+func keyEvents(name string) jwks.Events {
+	log := func() *zap.Logger { return caddy.Log().Named("auth") }
 	return jwks.Events{
 		Fetched: func(keys int, skipped []string) {
 			metrics.issuerUp.WithLabelValues(name).Set(1)
 			if len(skipped) > 0 {
-				log.Debug("some keys of an issuer are not used", zap.String("issuer", name), zap.Int("used", keys), zap.Strings("skipped", skipped))
-			}
-			if keys == 0 {
-				log.Error("an issuer publishes no keys: none of its tokens is good", zap.String("issuer", name))
+				log().Debug("some keys of an issuer are not used", zap.String("issuer", name), zap.Int("used", keys), zap.Strings("skipped", skipped))
 			}
 		},
 		Failed: func(err error) {
 			metrics.issuerUp.WithLabelValues(name).Set(0)
-			log.Error("the keys of an issuer can't be fetched; the last ones are used as long as keys_kept says, then its tokens get 503",
+			log().Error("the keys of an issuer can't be fetched; the last ones are used as long as keys_kept says, then its tokens get 503",
 				zap.String("issuer", name), zap.Error(err))
 		},
 	}

@@ -8,8 +8,8 @@ import (
 const (
 	// MostTokenLifetime is the longest that tokens of other issuers may live.
 	MostTokenLifetime = 30 * 24 * time.Hour
-	// CutOffsKept is how long cut-offs are kept: every token that one concerns
-	// has expired by then, whatever max_token_lifetime is or becomes.
+	// CutOffsKept is how long cut-offs of JWTs are kept: every token that one
+	// concerns has expired by then, whatever max_token_lifetime is or becomes.
 	CutOffsKept = MostTokenLifetime + 24*time.Hour
 )
 
@@ -21,6 +21,7 @@ type CutOff struct {
 	Subject      string // or this, as the token calls it
 	IssuedBefore int64  // unix milliseconds; for a jti: any time
 	CreatedAt    int64  // unix milliseconds, by the store's clock
+	KeptUntil    int64  // unix milliseconds; 0: for ever, since the tokens may live for ever
 	Reason       string
 }
 

@@ -6,20 +6,17 @@ import (
 	"iter"
 	"strings"
 	"time"
+	"unsafe"
 )
 
 // Fingerprint names a credential without revealing it. For an API key it is
 // the SHA-256 of the whole key.
 type Fingerprint [32]byte
 
-// FingerprintOf returns the fingerprint of an API key. It does not allocate
-// for keys of up to 128 bytes.
-func FingerprintOf(key string) Fingerprint {
-	var buf [128]byte
-	if len(key) <= len(buf) {
-		return sha256.Sum256(buf[:copy(buf[:], key)])
-	}
-	return sha256.Sum256([]byte(key))
+// FingerprintOf returns the fingerprint of an API key, or of a token. It does
+// not allocate: the bytes of the text are read where they are.
+func FingerprintOf(text string) Fingerprint {
+	return sha256.Sum256(unsafe.Slice(unsafe.StringData(text), len(text)))
 }
 
 // String returns the first bytes in hex, enough to tell two apart in a test.
@@ -97,8 +94,24 @@ func grants(wildcard, scope string) bool {
 	return ok && strings.HasSuffix(stem, ":") && len(scope) > len(stem) && strings.HasPrefix(scope, stem)
 }
 
-// MetaValue returns the metadata value stored under name, or "".
+// MetaValue returns the metadata value stored under name, or "". Several values
+// are joined by commas.
 func (id *Identity) MetaValue(name string) string {
+	return strings.ReplaceAll(id.meta(name), metaGroup, ",")
+}
+
+// HasMeta reports whether one of the values stored under name is want, which
+// must not be empty.
+func (id *Identity) HasMeta(name, want string) bool {
+	for one := range strings.SplitSeq(id.meta(name), metaGroup) {
+		if one == want && want != "" {
+			return true
+		}
+	}
+	return false
+}
+
+func (id *Identity) meta(name string) string {
 	for k, v := range DecodeMeta(id.Meta) {
 		if k == name {
 			return v
@@ -107,11 +120,15 @@ func (id *Identity) MetaValue(name string) string {
 	return ""
 }
 
+// JoinMeta makes one metadata value of several.
+func JoinMeta(values []string) string { return strings.Join(values, metaGroup) }
+
 // Metadata is encoded as name, unit separator, value, record separator, which
 // neither names nor values may contain.
 const (
 	metaUnit   = "\x1f"
 	metaRecord = "\x1e"
+	metaGroup  = "\x1d" // between several values
 )
 
 // EncodeMeta packs metadata in the order of names, which the caller sorts.

@@ -77,9 +77,15 @@ func New(cfg Config, events Events) *Server {
 		breaker: gobreaker.NewCircuitBreaker[strictjson.Object](gobreaker.Settings{
 			Timeout:     openFor,
 			ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= failuresInARow },
+			// What a server says of one token is no failure of the server: clients
+			// choose their tokens.
+			IsSuccessful: func(err error) bool { return err == nil || errors.Is(err, errThisToken) },
 		}),
 	}
 }
+
+// errThisToken says that the server could not do with one question.
+var errThisToken = errors.New("this question was refused")
 
 // Close gives connections back.
 func (s *Server) Close() { s.client.Close() }
@@ -131,6 +137,8 @@ func (s *Server) ask(ctx context.Context, token string) (strictjson.Object, erro
 	switch {
 	case a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden:
 		return nil, auth.WithHint(fmt.Errorf("introspection: the server refuses this gateway (status %d): %w", a.Status, auth.ErrUnavailable), "check client_id and client_secret of the introspection block")
+	case a.Status >= 400 && a.Status < 500 && a.Status != http.StatusTooManyRequests && a.Status != http.StatusNotFound:
+		return nil, fmt.Errorf("introspection: status %d: %w: %w", a.Status, errThisToken, auth.ErrUnavailable)
 	case a.Status != http.StatusOK:
 		return nil, fmt.Errorf("introspection: status %d: %w", a.Status, auth.ErrUnavailable)
 	case !a.JSON() || len(a.Body) > maxAnswer: // some page in between says nothing about a token

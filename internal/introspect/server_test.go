@@ -173,6 +173,21 @@ func TestIntrospect_Breaker(t *testing.T) {
 	if n := asked.Load(); n != failuresInARow {
 		t.Errorf("asked %d times", n)
 	}
+	junk := serve(t, Config{ClientID: "gw", Rate: 1000}, func(w http.ResponseWriter, r *http.Request) {
+		if r.PostFormValue("token") == "junk" {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		say(`{"active":true}`)(w, r)
+	})
+	for range 20 {
+		if _, err := junk.Introspect(t.Context(), "junk"); !errors.Is(err, auth.ErrUnavailable) {
+			t.Fatal(err)
+		}
+	}
+	if _, err := junk.Introspect(t.Context(), "good"); err != nil {
+		t.Errorf("after tokens that the server can't do with: %v", err)
+	}
 	well.Store(true)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*openFor)
 	defer cancel()

@@ -18,8 +18,10 @@ import (
 // fetch fetches the keys, one fetch at a time. If it fails the last good set
 // stays.
 func (s *Set) fetch(ctx context.Context) error {
-	s.fetching.Lock()
-	defer s.fetching.Unlock()
+	if err := s.lock(ctx); err != nil {
+		return err
+	}
+	defer func() { <-s.fetching }()
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
 	began := s.now()
@@ -44,6 +46,16 @@ func (s *Set) fetch(ctx context.Context) error {
 		events.Fetched(len(next.keys), skipped)
 	}
 	return nil
+}
+
+// lock waits for the fetch that is under way.
+func (s *Set) lock(ctx context.Context) error {
+	select {
+	case s.fetching <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (s *Set) ask(ctx context.Context) (*snapshot, []string, error) {
@@ -156,8 +168,10 @@ func refreshAfter(h http.Header) time.Duration {
 // Try fetches the keys for somebody who looks whether that works, and keeps
 // nothing.
 func (s *Set) Try(ctx context.Context) (keys int, skipped []string, err error) {
-	s.fetching.Lock()
-	defer s.fetching.Unlock()
+	if err := s.lock(ctx); err != nil {
+		return 0, nil, err
+	}
+	defer func() { <-s.fetching }()
 	got, skipped, err := s.ask(ctx)
 	if err != nil {
 		return 0, skipped, err

@@ -14,8 +14,8 @@ const MaxKeys = 100
 
 // parse reads a key set (RFC 7517, 5). Keys that are not for tokens are passed
 // over, and so is one that is wrong in itself or has the kid of an earlier one
-// of its kind: the others are still good. skipped says why. A set of keys of
-// which none can be used is an error; an empty one says that there is none.
+// of its kind: the others are still good. skipped says why. A set without a key
+// that can be used is an error: an issuer without keys issues nothing.
 func parse(body []byte) (keys []*jwt.Key, skipped []string, err error) {
 	o, err := strictjson.Decode(body)
 	if err != nil {
@@ -40,8 +40,8 @@ func parse(body []byte) (keys []*jwt.Key, skipped []string, err error) {
 		}
 		keys = append(keys, k)
 	}
-	if len(keys) == 0 && len(list) > 0 {
-		return nil, skipped, fmt.Errorf("a key set without a key that can be used (%s): %w", skipped[0], auth.ErrUnavailable)
+	if len(keys) == 0 {
+		return nil, skipped, fmt.Errorf("a key set without a key that can be used %q: %w", skipped, auth.ErrUnavailable)
 	}
 	return keys, skipped, nil
 }

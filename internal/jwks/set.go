@@ -75,10 +75,11 @@ type Set struct {
 	forcedAt time.Time // when a token caused a fetch last
 	failedAt time.Time // when the last fetch failed; zero: it did not
 
-	fetching     sync.Mutex // held while a fetch is made; guards what follows
-	keysURL      string     // as discovered
+	fetching     chan struct{} // a lock that is held while a fetch is made; guards what follows
+	keysURL      string        // as discovered
 	discoveredAt time.Time
 
+	life context.Context // ends with Stop; set before the first token comes
 	stop context.CancelFunc
 	done sync.WaitGroup
 }
@@ -100,7 +101,7 @@ func New(cfg Config, client Getter) *Set {
 	if cfg.Kept <= 0 {
 		cfg.Kept = DefaultKept
 	}
-	s := &Set{cfg: cfg, client: client, now: time.Now, first: make(chan struct{}), wake: make(chan struct{}, 1)}
+	s := &Set{cfg: cfg, client: client, now: time.Now, first: make(chan struct{}), wake: make(chan struct{}, 1), fetching: make(chan struct{}, 1)}
 	s.events.Store(&Events{})
 	return s
 }
@@ -116,19 +117,18 @@ func (s *Set) Start() {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	s.stop = cancel
+	s.life, s.stop = ctx, cancel
 	s.done.Go(func() { s.run(ctx) })
 }
 
 // Stop ends the fetching and waits for it. It may be called twice.
 func (s *Set) Stop() {
 	s.mu.Lock()
-	stop := s.stop
-	s.mu.Unlock()
-	if stop != nil {
-		stop()
-		s.done.Wait()
+	if s.stop != nil {
+		s.stop() // nothing is begun after it
 	}
+	s.mu.Unlock()
+	s.done.Wait()
 }
 
 // Age is how old the keys are; ok is false if there are none.
@@ -238,6 +238,9 @@ func (s *Set) fetchFor(ctx context.Context) error {
 	s.mu.Lock()
 	f := s.flight
 	switch {
+	case s.life == nil || s.life.Err() != nil:
+		s.mu.Unlock()
+		return fmt.Errorf("nobody fetches the issuer's keys: %w", auth.ErrUnavailable)
 	case f != nil:
 	case !s.forcedAt.IsZero() && s.now().Sub(s.forcedAt) < UnknownEvery:
 		failed := !s.failedAt.IsZero()
@@ -249,8 +252,8 @@ func (s *Set) fetchFor(ctx context.Context) error {
 	default:
 		f = &flight{done: make(chan struct{})}
 		s.flight, s.forcedAt = f, s.now()
-		go func() { // whoever waits may go away
-			f.err = s.fetch(context.Background())
+		s.done.Go(func() { // whoever waits may go away
+			f.err = s.fetch(s.life)
 			s.mu.Lock()
 			s.flight = nil
 			s.mu.Unlock()
@@ -259,7 +262,7 @@ func (s *Set) fetchFor(ctx context.Context) error {
 			case s.wake <- struct{}{}:
 			default:
 			}
-		}()
+		})
 	}
 	s.mu.Unlock()
 	select {

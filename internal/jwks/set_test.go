@@ -237,6 +237,7 @@ func TestSet_BadAnswersKeepTheKeys(t *testing.T) {
 	for name, body := range map[string]string{
 		"html":             "<html>",
 		"no keys":          `{}`,
+		"an empty set":     `{"keys":[]}`,
 		"keys as text":     `{"keys":"x"}`,
 		"twice":            `{"keys":[],"keys":[]}`,
 		"thousands":        `{"keys":[` + strings.TrimSuffix(thousands, ",") + `]}`,
@@ -252,17 +253,6 @@ func TestSet_BadAnswersKeepTheKeys(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestSet_EmptySetMeansNone(t *testing.T) {
-	i := &issuer{kids: []string{"a"}}
-	inBubble(t, i, func(t *testing.T, s *Set) {
-		i.set(func(i *issuer) { i.kids = nil })
-		time.Sleep(2 * time.Hour)
-		if err := s.ask1("a", time.Now().Add(-3*time.Hour)); !errors.Is(err, auth.ErrNotFound) {
-			t.Error(err)
-		}
-	})
 }
 
 func TestParse_PassesOver(t *testing.T) {

@@ -178,14 +178,6 @@ func stopped(k *auth.Key, now time.Time) string {
 // life. It returns how many keys and owners it stopped.
 func (m *Manager) Repeat(ctx context.Context, l Loss) (keys, owners int, err error) {
 	const reason = "repeated after a restore"
-	for _, c := range l.CutOffs {
-		if c.JTI != "" {
-			c.IssuedBefore = 0 // any time, as for every jti
-		}
-		if _, err := m.CutOff(ctx, c); err != nil {
-			return keys, owners, fmt.Errorf("cutting off tokens of %s again: %w", c.Issuer, err)
-		}
-	}
 	for _, r := range l.Revived {
 		switch r.Why {
 		case "disabled":
@@ -206,5 +198,12 @@ func (m *Manager) Repeat(ctx context.Context, l Loss) (keys, owners int, err err
 		}
 		owners++
 	}
-	return keys, owners, nil
+	var errs []error
+	for _, c := range l.CutOffs {
+		c.IssuedBefore = min(c.IssuedBefore, time.Now().UnixMilli()) // a clock may have been set back since
+		if _, err := m.CutOff(ctx, c, c.KeptUntil == 0); err != nil {
+			errs = append(errs, fmt.Errorf("cutting off tokens of %s again: %w", c.Issuer, err))
+		}
+	}
+	return keys, owners, errors.Join(errs...)
 }

@@ -3,6 +3,8 @@ package manage
 import (
 	"context"
 	"errors"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,20 +21,18 @@ const (
 
 // CutOff ends tokens of another issuer: the one with c.JTI, or those of
 // c.Subject that were issued before c.IssuedBefore, which is now if it is 0. A
-// subject is what the token calls it, or what upstreams see, with the issuer's
-// name in front. It reports whether anything changed.
-func (m *Manager) CutOff(ctx context.Context, c auth.CutOff) (changed bool, err error) {
+// name is what the token says, or what upstreams see: percent-encoded, and a
+// subject with the issuer's name in front. forEver keeps it for ever, for tokens
+// that may live that long. It reports whether anything changed.
+func (m *Manager) CutOff(ctx context.Context, c auth.CutOff, forEver bool) (changed bool, err error) {
 	if err := checkCutOff(&c); err != nil {
 		return false, err
 	}
-	all := []auth.CutOff{c}
-	if bare, ok := strings.CutPrefix(c.Subject, auth.PartOf(c.Issuer, "")); ok && bare != "" {
-		also := c // which of the two was meant can't be told
-		also.Subject = bare
-		all = append(all, also)
-	}
 	err = m.change(ctx, func(tx *store.Tx) error {
-		for _, one := range all {
+		for _, one := range readings(c) {
+			if !forEver {
+				one.KeptUntil = max(tx.Now(), one.IssuedBefore) + auth.CutOffsKept.Milliseconds()
+			}
 			switch {
 			case one.JTI != "":
 				one.IssuedBefore = auth.AnyTime
@@ -56,6 +56,43 @@ func (m *Manager) CutOff(ctx context.Context, c auth.CutOff) (changed bool, err 
 		return nil
 	})
 	return changed && err == nil, err
+}
+
+// readings are all that a name may mean, since which was meant can't be told: as
+// it is, without the issuer's name in front, and each as it was before it was
+// percent-encoded for a header.
+func readings(c auth.CutOff) []auth.CutOff {
+	var names []string
+	add := func(name string) {
+		if name != "" && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	both := func(name string) {
+		add(name)
+		if plain, err := url.PathUnescape(name); err == nil {
+			add(plain)
+		}
+	}
+	if c.JTI != "" {
+		both(c.JTI)
+	} else {
+		both(c.Subject)
+		if bare, ok := strings.CutPrefix(c.Subject, auth.PartOf(c.Issuer, "")); ok {
+			both(bare)
+		}
+	}
+	var out []auth.CutOff
+	for _, name := range names {
+		one := c
+		if c.JTI != "" {
+			one.JTI = name
+		} else {
+			one.Subject = name
+		}
+		out = append(out, one)
+	}
+	return out
 }
 
 func cutOffDetail(c auth.CutOff) map[string]any {

@@ -10,13 +10,13 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 )
 
-const queryCutOffs = `SELECT issuer, kind, name, issued_before, created_at, reason FROM token_cutoffs `
+const queryCutOffs = `SELECT issuer, kind, name, issued_before, created_at, kept_until, reason FROM token_cutoffs `
 
 func scanCutOff(row interface{ Scan(...any) error }) (auth.CutOff, error) {
 	var c auth.CutOff
 	var kind auth.ParentKind
 	var name string
-	if err := row.Scan(&c.Issuer, &kind, &name, &c.IssuedBefore, &c.CreatedAt, &c.Reason); err != nil {
+	if err := row.Scan(&c.Issuer, &kind, &name, &c.IssuedBefore, &c.CreatedAt, &c.KeptUntil, &c.Reason); err != nil {
 		return c, err
 	}
 	switch kind {
@@ -55,32 +55,37 @@ func (d *DB) CutOff(ctx context.Context, p auth.Parent) (auth.CutOff, error) {
 	return c, d.wrap("reading a cut-off", err)
 }
 
-// CutOff writes a cut-off. What was cut off already stays so: the later time
-// counts. It reports whether anything changed.
+// CutOff writes a cut-off. What was cut off already stays so, and as long: the
+// later times count. It reports whether anything changed.
 func (tx *Tx) CutOff(ctx context.Context, c auth.CutOff) (changed bool, err error) {
 	kind, name := string(auth.ParentSubject), c.Subject
 	if c.JTI != "" {
 		kind, name = string(auth.ParentToken), c.JTI
 	}
-	var have int64
-	err = tx.queryRow(ctx, `SELECT issued_before FROM token_cutoffs WHERE issuer = $1 AND kind = $2 AND name = $3`, c.Issuer, kind, name).Scan(&have)
+	var have, kept int64
+	err = tx.queryRow(ctx, `SELECT issued_before, kept_until FROM token_cutoffs WHERE issuer = $1 AND kind = $2 AND name = $3`, c.Issuer, kind, name).Scan(&have, &kept)
 	switch {
-	case err == nil && have >= c.IssuedBefore:
+	case err == nil && have >= c.IssuedBefore && (kept == 0 || c.KeptUntil != 0):
 		return false, nil
+	case err == nil:
+		c.IssuedBefore = max(c.IssuedBefore, have)
+		if kept == 0 {
+			c.KeptUntil = 0
+		}
 	case err != nil && !errors.Is(err, sql.ErrNoRows):
 		return false, tx.d.wrap("reading a cut-off", err)
 	}
-	return true, tx.exec(ctx, "writing a cut-off", `INSERT INTO token_cutoffs (issuer, kind, name, issued_before, created_at, reason) VALUES ($1, $2, $3, $4, $5, $6)
-		ON CONFLICT (issuer, kind, name) DO UPDATE SET issued_before = excluded.issued_before, created_at = excluded.created_at, reason = excluded.reason`,
-		c.Issuer, kind, name, c.IssuedBefore, tx.now, c.Reason)
+	return true, tx.exec(ctx, "writing a cut-off", `INSERT INTO token_cutoffs (issuer, kind, name, issued_before, created_at, kept_until, reason) VALUES ($1, $2, $3, $4, $5, $6, $7)
+		ON CONFLICT (issuer, kind, name) DO UPDATE SET issued_before = excluded.issued_before, created_at = excluded.created_at,
+		kept_until = excluded.kept_until, reason = excluded.reason`,
+		c.Issuer, kind, name, c.IssuedBefore, tx.now, c.KeptUntil, c.Reason)
 }
 
 // PruneCutOffs removes cut-offs of which every token has expired, by the
 // store's clock.
 func (d *DB) PruneCutOffs(ctx context.Context) error {
 	return d.wrap("removing old cut-offs", d.note(ctx, d.current(), func(tx *sql.Tx, now int64) error {
-		before := now - auth.CutOffsKept.Milliseconds()
-		_, err := tx.ExecContext(ctx, `DELETE FROM token_cutoffs WHERE created_at < $1 AND (kind = $2 OR issued_before < $1)`, before, string(auth.ParentToken))
+		_, err := tx.ExecContext(ctx, `DELETE FROM token_cutoffs WHERE kept_until < $1 AND kept_until <> 0`, now)
 		return err
 	}))
 }

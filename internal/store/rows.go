@@ -31,7 +31,7 @@ var copied = []table{
 		"id", "fingerprint", "owner", "name", "hint", "environment", "scopes", "networks", "meta", "created_at", "expires_at", "disabled_at", "revoked_at",
 		"revoked_reason", "replaced_by", "replaced_at", "overlap_until", "last_used_at", "refused_at", "refused_reason", "format",
 	}, 1},
-	{"token_cutoffs", []string{"issuer", "kind", "name", "issued_before", "created_at", "reason"}, 3},
+	{"token_cutoffs", []string{"issuer", "kind", "name", "issued_before", "created_at", "kept_until", "reason"}, 3},
 	{"journal", []string{"seq", "id", "at", "kind", "fingerprints", "parent_kind", "parent_name"}, 1},
 	{"audit", []string{"id", "at", "actor", "action", "target", "detail"}, 1},
 }

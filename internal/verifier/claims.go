@@ -20,6 +20,7 @@ const (
 type ClaimRules struct {
 	SubjectClaim string   // default: sub
 	RawSubject   bool     // without the issuer's name in front
+	Reserved     []string // what stands before a colon in others' subjects: no raw subject may begin so
 	ScopeClaim   string   // default: scope, else scp
 	Environment  string   // default: live
 	Required     []Claim  // what must be there besides
@@ -54,8 +55,10 @@ func (c *ClaimRules) read(id *auth.Identity, claims strictjson.Object) (subject 
 		}
 	}
 	client, ok1 := claims.Text("client_id")
-	if client == "" {
-		client, _ = claims.Text("azp")
+	for _, name := range []string{"azp", "cid", "appid"} { // what others call it
+		if client == "" {
+			client, _ = claims.Text(name)
+		}
 	}
 	jti, ok2 := claims.Text("jti")
 	subject, ok3 := c.subject(claims)
@@ -65,6 +68,10 @@ func (c *ClaimRules) read(id *auth.Identity, claims strictjson.Object) (subject 
 	}
 	id.Subject, id.CredentialID, id.ClientID, id.Scopes = auth.PartOf(id.Issuer, subject), jti, client, scopes
 	if c.RawSubject {
+		whose, _, ok := strings.Cut(subject, ":")
+		if ok && (whose+":" == clientSubject || slices.Contains(c.Reserved, whose)) {
+			return "", auth.ReasonClaims
+		}
 		id.Subject = subject
 	}
 	if id.Environment = c.Environment; id.Environment == "" {
@@ -99,7 +106,7 @@ func (c *ClaimRules) scopes(claims strictjson.Object) (string, bool) {
 	}
 	for _, name := range names {
 		v, there := claims.Find(name)
-		if !there {
+		if !there || v == nil {
 			continue
 		}
 		words, ok := strictjson.Strings(v)
@@ -107,9 +114,10 @@ func (c *ClaimRules) scopes(claims strictjson.Object) (string, bool) {
 			return "", false
 		}
 		if _, text := v.(string); text {
-			words = strings.FieldsFunc(words[0], func(r rune) bool { return r == ' ' })
+			return joinScopes(strings.FieldsFunc(words[0], func(r rune) bool { return r == ' ' }))
 		}
-		return joinScopes(words)
+		// Roles and groups that can't be scopes grant nothing.
+		return joinScopes(slices.DeleteFunc(words, func(w string) bool { return auth.CheckScope(w) != nil }))
 	}
 	return "", true
 }
@@ -136,8 +144,8 @@ func (c *ClaimRules) meta(claims strictjson.Object) (string, bool) {
 			continue
 		}
 		words, ok := plainValues(v)
-		text := strings.Join(words, ",")
-		if !ok || len(text) > maxMetaLen || strings.ContainsAny(text, "\x1e\x1f") {
+		text := auth.JoinMeta(words)
+		if !ok || len(text) > maxMetaLen || slices.ContainsFunc(words, func(w string) bool { return strings.ContainsAny(w, "\x1d\x1e\x1f") }) {
 			return "", false
 		}
 		names, values[name] = append(names, name), text

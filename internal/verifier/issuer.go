@@ -29,6 +29,7 @@ type IssuerRules struct {
 	URL              string // iss, to the last character; empty: see KeysURL
 	KeysURL          string // empty: as URL says. Without URL, iss is a parent of it
 	Audiences        []string
+	AudienceClaim    string   // default: aud
 	Algorithms       []string // default: jwt.DefaultAlgorithms
 	TokenType        string   // of typ; empty: any that access tokens have
 	Leeway           time.Duration
@@ -54,6 +55,9 @@ type Issuer struct {
 func NewIssuer(r IssuerRules, keys KeySet) (*Issuer, error) {
 	if len(r.Algorithms) == 0 {
 		r.Algorithms = jwt.DefaultAlgorithms()
+	}
+	if r.AudienceClaim == "" {
+		r.AudienceClaim = "aud"
 	}
 	if r.Leeway == 0 {
 		r.Leeway = DefaultLeeway
@@ -200,7 +204,7 @@ func (i *Issuer) judgeForm(t *jwt.Token) auth.Reason {
 	if otherToken(t.Claims) {
 		return auth.ReasonTokenType
 	}
-	audiences, ok := t.Claims.Words("aud")
+	audiences, ok := t.Claims.Words(i.rules.AudienceClaim)
 	if !ok {
 		return auth.ReasonClaims
 	}
@@ -217,8 +221,14 @@ func (i *Issuer) judgeForm(t *jwt.Token) auth.Reason {
 // another event, or a refresh token: the issuer signs them with the same keys
 // (RFC 8725, 3.12).
 func otherToken(claims strictjson.Object) bool {
-	for _, name := range []string{"at_hash", "c_hash", "s_hash", "events"} {
+	for _, name := range []string{"at_hash", "c_hash", "s_hash"} {
 		if _, there := claims[name]; there {
+			return true
+		}
+	}
+	events, _ := claims["events"].(strictjson.Object) // RFC 8417, 2.2
+	for name := range events {
+		if strings.HasPrefix(name, "http://schemas.openid.net/") || strings.HasPrefix(name, "https://schemas.openid.net/") {
 			return true
 		}
 	}

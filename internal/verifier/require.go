@@ -57,7 +57,7 @@ func (q *Requirement) Judge(id *auth.Identity, expand func(string) string) *auth
 		return &auth.Refusal{Code: auth.CodeNotAllowed, Detail: "credentials of this issuer are not allowed here", Reason: "issuer"}
 	}
 	for _, m := range q.Meta {
-		if !matches(m.Values, id.MetaValue(m.Name), expand) {
+		if !slices.ContainsFunc(m.Values, func(v string) bool { return id.HasMeta(m.Name, expand(v)) }) {
 			return &auth.Refusal{Code: auth.CodeNotAllowed, Detail: fmt.Sprintf("the credential's %s is not allowed here", m.Name), Reason: "meta"}
 		}
 	}

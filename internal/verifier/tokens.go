@@ -12,6 +12,7 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/cache"
 	"github.com/caddy-auth/caddy-auth/internal/jwt"
+	"github.com/caddy-auth/caddy-auth/internal/redact"
 	"github.com/caddy-auth/caddy-auth/internal/secret"
 )
 
@@ -97,20 +98,23 @@ func (v *Verifier) VerifyBearer(ctx context.Context, fp auth.Fingerprint, text s
 }
 
 // isKey reports whether text is one of our keys, as far as its form says, or an
-// imported one.
+// imported one. What begins as ours do, or has one inside, counts too: a key that
+// was mistyped is nobody else's to see.
 func (v *Verifier) isKey(fp auth.Fingerprint, text string) bool {
-	if imported := v.imported.Load(); imported.Len() > 0 && imported.Has(fp) {
+	m := v.minter.Load()
+	if m == nil { // nobody knows
 		return true
 	}
-	if len(text) > secret.MaxKeyLen {
-		return false
+	if imported := v.imported.Load(); imported.Len() > 0 && (imported.Has(fp) || imported.Matches(text)) {
+		return true
 	}
-	prefix, _, ok := secret.Parse(text)
-	if !ok {
-		return false
+	head, rest, _ := strings.Cut(text, "_")
+	if slices.Contains(m.Prefixes(), head) {
+		if env, _, ok := strings.Cut(rest, "_"); ok && secret.ValidName(env) {
+			return true
+		}
 	}
-	m := v.minter.Load()
-	return m == nil || slices.Contains(m.Prefixes(), prefix)
+	return strings.Contains(text, "_") && redact.HasKey(text, m.Prefixes())
 }
 
 // verifyOpaque asks the introspector, if there is one.
@@ -136,9 +140,11 @@ func (v *Verifier) verifyJWT(ctx context.Context, fp auth.Fingerprint, text stri
 		return v.verifyOpaque(ctx, fp, text, tokens, now)
 	}
 	token, reason := jwt.Parse(text)
-	iss := jwt.Peek(text)
+	var iss string
 	if token != nil {
 		iss, _ = token.Claims.Text("iss")
+	} else {
+		iss = jwt.Peek(text)
 	}
 	issuer := tokens.issuer(iss)
 	switch {
@@ -179,7 +185,9 @@ func (v *Verifier) loadJWT(ctx context.Context, own auth.Fingerprint, token *jwt
 			return verdict
 		}
 	}
-	return auth.Undecided(auth.ErrFenced)
+	// Two configurations have the issuer, while one replaces the other, and each
+	// puts its own verdict in the other's place.
+	return issuer.judge(ctx, token, now, v.cutOffs.Load())
 }
 
 // checkJWT ends a flight with the verdict on a token. Denials are not kept: they

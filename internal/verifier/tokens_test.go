@@ -101,7 +101,7 @@ func (n *node) bearer(text string, tokens *verifier.Tokens) auth.Verdict {
 
 func (n *node) cut(c auth.CutOff) {
 	n.t.Helper()
-	_, err := n.manage.CutOff(n.t.Context(), c)
+	_, err := n.manage.CutOff(n.t.Context(), c, false)
 	n.must(err)
 }
 
@@ -129,8 +129,8 @@ func TestJWT_OneCheck(t *testing.T) {
 	if got := keys.asked.Load(); got != 1 {
 		t.Errorf("%d signature checks for one token", got)
 	}
-	ctx, fp, now := t.Context(), auth.FingerprintOf(text), time.Now()
-	if got := testing.AllocsPerRun(1000, func() { n.verifier.VerifyBearer(ctx, fp, text, tokens, now) }); got > 1 {
+	ctx, now := t.Context(), time.Now()
+	if got := testing.AllocsPerRun(1000, func() { n.verifier.VerifyBearer(ctx, auth.FingerprintOf(text), text, tokens, now) }); got > 1 {
 		t.Errorf("%.1f allocations for a cached token", got)
 	}
 	if n.loads.Load() != 0 {
@@ -411,5 +411,145 @@ func TestCutOffs(t *testing.T) {
 		if got := c.Cut(tc.issuer, tc.subject, tc.jti, tc.at); got != tc.want {
 			t.Errorf("%+v: %v", tc, got)
 		}
+	}
+}
+
+// TestBearer_KeysStayHere: what may be a key of ours, mistyped or not, is never
+// shown to an introspection server.
+func TestBearer_KeysStayHere(t *testing.T) {
+	n := newNode(t)
+	s := &server{answer: answerFor("bob", "")}
+	tokens := s.opaque(t, nil)
+	key := n.create("acme").Text.Reveal()
+	for name, text := range map[string]string{
+		"a key":        key,
+		"cut off":      key[:len(key)-1],
+		"one more":     key + "x",
+		"with a dot":   key + ".",
+		"in a word":    "x-" + key,
+		"only a start": "ca_live_x",
+	} {
+		if v := n.bearer(text, tokens); (v.Outcome == auth.Allow) != (name == "a key") || v.Outcome == auth.CannotDecide {
+			t.Errorf("%s: %+v", name, v)
+		}
+	}
+	if got := s.count(); got != 0 {
+		t.Errorf("the server was shown %d of them", got)
+	}
+	wantVerdict(t, "another's", n.bearer("gho_16C7e42F292c6912E7710c838347Ae178B4a", tokens), auth.Allow, auth.ReasonNone)
+	n.verifier.SetMinter(nil)
+	wantVerdict(t, "while nobody knows what keys look like", n.bearer("gho_another", tokens), auth.CannotDecide, auth.ReasonNone)
+}
+
+// TestCutOff_AsHeadersHaveIt: a name that was copied from a header is the one in
+// the token.
+func TestCutOff_AsHeadersHaveIt(t *testing.T) {
+	n, keys := newNode(t), newKeySet(t)
+	tokens := keys.tokens(t, nil, nil)
+	a, b, c := keys.token(t, "Jürgen", "1"), keys.token(t, "x", "50%/a b"), keys.token(t, "100%25", "3")
+	n.cut(auth.CutOff{Issuer: "corp", Subject: "corp:J%C3%BCrgen"})
+	n.cut(auth.CutOff{Issuer: "corp", JTI: "50%25/a%20b"})
+	n.cut(auth.CutOff{Issuer: "corp", Subject: "100%25"})
+	n.look()
+	for name, text := range map[string]string{"subject": a, "jti": b, "as it is": c} {
+		wantVerdict(t, name, n.bearer(text, tokens), auth.Deny, auth.ReasonRevoked)
+	}
+}
+
+// TestCutOff_Kept: the cut-off of a token that may live for ever is kept for
+// ever, that of others until they have expired.
+func TestCutOff_Kept(t *testing.T) {
+	n := newNode(t)
+	ctx := t.Context()
+	for _, c := range []struct {
+		jti     string
+		forEver bool
+	}{{"jwt", false}, {"opaque", true}, {"first a jwt", false}, {"first a jwt", true}, {"first opaque", true}, {"first opaque", false}} {
+		_, err := n.manage.CutOff(ctx, auth.CutOff{Issuer: "corp", JTI: c.jti}, c.forEver)
+		n.must(err)
+	}
+	kept := map[string]bool{}
+	n.must(n.db.CutOffs(ctx, func(c auth.CutOff) error {
+		kept[c.JTI] = c.KeptUntil == 0
+		if left := time.Until(time.UnixMilli(c.KeptUntil)); c.KeptUntil != 0 && (left < auth.MostTokenLifetime || left > auth.CutOffsKept) {
+			t.Errorf("%s is kept for %s", c.JTI, left)
+		}
+		return nil
+	}))
+	for jti, want := range map[string]bool{"jwt": false, "opaque": true, "first a jwt": true, "first opaque": true} {
+		if kept[jti] != want {
+			t.Errorf("%s: for ever %v", jti, kept[jti])
+		}
+	}
+	n.must(n.db.PruneCutOffs(ctx))
+	count := 0
+	n.must(n.db.CutOffs(ctx, func(auth.CutOff) error { count++; return nil }))
+	if count != 4 {
+		t.Errorf("%d are left", count)
+	}
+}
+
+// TestClaims reads what issuers write.
+func TestClaims(t *testing.T) {
+	n := newNode(t)
+	for name, tc := range map[string]struct {
+		answer  string
+		change  func(*verifier.IntrospectionRules)
+		subject string // empty: refused
+		scopes  string
+		client  string
+	}{
+		"roles":           {`"sub":"a","realm_access":{"roles":["admin","Team Lead","b"]}`, func(r *verifier.IntrospectionRules) { r.Identity.ScopeClaim = "realm_access.roles" }, "legacy:a", "admin b", ""},
+		"roles of null":   {`"sub":"a","realm_access":null`, func(r *verifier.IntrospectionRules) { r.Identity.ScopeClaim = "realm_access.roles" }, "legacy:a", "", ""},
+		"scope of null":   {`"sub":"a","scope":null,"scp":["x"]`, nil, "legacy:a", "x", ""},
+		"scopes twice":    {`"sub":"a","scope":"b  a b"`, nil, "legacy:a", "a b", ""},
+		"client of Okta":  {`"sub":"a","cid":"app"`, nil, "legacy:a", "", "app"},
+		"client of Entra": {`"sub":"a","appid":"app"`, nil, "legacy:a", "", "app"},
+		"azp":             {`"sub":"a","azp":"app"`, nil, "legacy:a", "", "app"},
+		"raw":             {`"sub":"auth0|1"`, func(r *verifier.IntrospectionRules) { r.Identity.RawSubject = true }, "auth0|1", "", ""},
+		"raw, a URN":      {`"sub":"urn:x:1"`, func(r *verifier.IntrospectionRules) { r.Identity.RawSubject = true }, "urn:x:1", "", ""},
+		"raw, another's": {`"sub":"corp:alice"`, func(r *verifier.IntrospectionRules) {
+			r.Identity.RawSubject, r.Identity.Reserved = true, []string{"corp"}
+		}, "", "", ""},
+		"raw, a client":    {`"sub":"client:x"`, func(r *verifier.IntrospectionRules) { r.Identity.RawSubject = true }, "", "", ""},
+		"nested subject":   {`"sub":"a","user":{"id":"u1"}`, func(r *verifier.IntrospectionRules) { r.Identity.SubjectClaim = "user.id" }, "legacy:u1", "", ""},
+		"namespaced claim": {`"https://x.example/uid":"u2"`, func(r *verifier.IntrospectionRules) { r.Identity.SubjectClaim = "https://x.example/uid" }, "legacy:u2", "", ""},
+		"one's own events": {`"sub":"a","events":{"mine":1}`, nil, "legacy:a", "", ""},
+		"a required list": {`"sub":"a","groups":["x","y"]`, func(r *verifier.IntrospectionRules) {
+			r.Identity.Required = []verifier.Claim{{Name: "groups", Values: []string{"y"}}}
+		}, "legacy:a", "", ""},
+		"not in the list": {`"sub":"a","groups":["x"]`, func(r *verifier.IntrospectionRules) {
+			r.Identity.Required = []verifier.Claim{{Name: "groups", Values: []string{"y"}}}
+		}, "", "", ""},
+		"a required truth": {`"sub":"a","ok":true`, func(r *verifier.IntrospectionRules) {
+			r.Identity.Required = []verifier.Claim{{Name: "ok", Values: []string{"true"}}}
+		}, "legacy:a", "", ""},
+		"required, null": {`"sub":"a","ok":null`, func(r *verifier.IntrospectionRules) { r.Identity.Required = []verifier.Claim{{Name: "ok"}} }, "", "", ""},
+	} {
+		s := &server{answer: `{"active":true,` + tc.answer + `}`}
+		v := n.bearer(name, s.opaque(t, tc.change))
+		if (v.Outcome == auth.Allow) != (tc.subject != "") || v.Outcome == auth.CannotDecide {
+			t.Errorf("%s: %+v", name, v)
+		} else if id := v.Identity; tc.subject != "" && (id.Subject != tc.subject || id.Scopes != tc.scopes || id.ClientID != tc.client) {
+			t.Errorf("%s: %+v", name, id)
+		}
+	}
+}
+
+func TestMeta_SeveralValues(t *testing.T) {
+	n := newNode(t)
+	s := &server{answer: `{"active":true,"sub":"a","groups":["admin","dev"],"plan":"a,b","n":5}`}
+	v := n.bearer("t", s.opaque(t, func(r *verifier.IntrospectionRules) { r.Identity.MetaClaims = []string{"groups", "plan", "n", "none"} }))
+	id := v.Identity
+	for _, tc := range []struct {
+		name, value string
+		want        bool
+	}{{"groups", "admin", true}, {"groups", "dev", true}, {"groups", "admin,dev", false}, {"plan", "a,b", true}, {"plan", "a", false}, {"n", "5", true}, {"none", "", false}, {"groups", "", false}} {
+		if got := id.HasMeta(tc.name, tc.value); got != tc.want {
+			t.Errorf("%s %q: %v", tc.name, tc.value, got)
+		}
+	}
+	if id.MetaValue("groups") != "admin,dev" || id.MetaValue("plan") != "a,b" {
+		t.Errorf("%q %q", id.MetaValue("groups"), id.MetaValue("plan"))
 	}
 }

@@ -88,7 +88,7 @@ func TestExplain_IsWhatTheGatewaySays(t *testing.T) {
 		t.Fatal(err)
 	}
 	cut := i.token("jti", "cut", "scope", "orders:*")
-	if _, err := m.CutOff(t.Context(), auth.CutOff{Issuer: "corp", JTI: "cut"}); err != nil {
+	if _, err := m.CutOff(t.Context(), auth.CutOff{Issuer: "corp", JTI: "cut"}, false); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := m.Wait(t.Context()); err != nil {

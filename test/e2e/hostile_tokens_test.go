@@ -222,7 +222,7 @@ func TestHostileTokens(t *testing.T) {
 		"tenant an object":               es("tenant", map[string]any{"acme": true}),
 		"bound to a key":                 es("cnf", map[string]string{"jkt": "x"}),
 		"an ID token":                    es("at_hash", "x"),
-		"a logout event":                 es("events", map[string]any{}),
+		"a logout event":                 es("events", map[string]any{"http://schemas.openid.net/event/backchannel-logout": map[string]any{}}),
 		"a refresh token of Keycloak":    es("typ", "Refresh"),
 		"an ID token of Cognito":         es("token_use", "id"),
 		"a whole key set as the subject": es("sub", map[string]any{"keys": []any{}}),
@@ -277,7 +277,7 @@ func TestMalleableSignature(t *testing.T) {
 	g.ok(g.bearer(token))
 	g.ok(g.bearer(twin))
 	m := g.manager()
-	if _, err := m.CutOff(t.Context(), auth.CutOff{Issuer: "corp", JTI: "once"}); err != nil {
+	if _, err := m.CutOff(t.Context(), auth.CutOff{Issuer: "corp", JTI: "once"}, false); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := m.Wait(t.Context()); err != nil {

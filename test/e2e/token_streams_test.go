@@ -43,7 +43,7 @@ func TestStreams_OfTokens(t *testing.T) {
 		"erin":  {Issuer: "corp", Subject: "erin", IssuedBefore: (now - 3600) * 1000}, // before hers
 		"other": {Issuer: "legacy", Subject: "erin"},
 	} {
-		if changed, err := m.CutOff(t.Context(), c); err != nil || !changed {
+		if changed, err := m.CutOff(t.Context(), c, false); err != nil || !changed {
 			t.Fatal(what, changed, err)
 		}
 	}

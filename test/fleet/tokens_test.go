@@ -93,7 +93,7 @@ func TestTokens_RevokedEverywhere(t *testing.T) {
 		if n%10 == 9 {
 			f.must("token", "revoke", "--issuer", "corp", "--subject", sub, "--wait")
 		} else {
-			if _, err := f.ops.CutOff(context.Background(), c); err != nil {
+			if _, err := f.ops.CutOff(context.Background(), c, false); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := f.ops.Wait(t.Context()); err != nil {

@@ -7,6 +7,7 @@ CREATE TABLE token_cutoffs (
 	name          TEXT COLLATE "C" NOT NULL,
 	issued_before BIGINT NOT NULL,
 	created_at    BIGINT NOT NULL,
+	kept_until    BIGINT NOT NULL, -- 0: for ever
 	reason        TEXT NOT NULL DEFAULT '',
 	PRIMARY KEY (issuer, kind, name)
 );

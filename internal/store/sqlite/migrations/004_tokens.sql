@@ -7,6 +7,7 @@ CREATE TABLE token_cutoffs (
 	name          TEXT NOT NULL,
 	issued_before INTEGER NOT NULL,
 	created_at    INTEGER NOT NULL,
+	kept_until    INTEGER NOT NULL, -- 0: for ever
 	reason        TEXT NOT NULL DEFAULT '',
 	PRIMARY KEY (issuer, kind, name)
 ) WITHOUT ROWID;
