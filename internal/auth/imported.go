@@ -99,6 +99,12 @@ func (m *Imported) Matches(s string) bool {
 	return m != nil && slices.ContainsFunc(m.patterns, func(p *KeyPattern) bool { return p.Match(s) })
 }
 
+// Claims reports whether s has the form of imported keys and begins with a
+// literal that all of them have, so that it is hardly anything else.
+func (m *Imported) Claims(s string) bool {
+	return m != nil && slices.ContainsFunc(m.patterns, func(p *KeyPattern) bool { return p.prefix != "" && p.Match(s) })
+}
+
 // Len is how many keys there are.
 func (m *Imported) Len() int {
 	if m == nil {

@@ -436,6 +436,10 @@ func TestBearer_KeysStayHere(t *testing.T) {
 	if got := s.count(); got != 0 {
 		t.Errorf("the server was shown %d of them", got)
 	}
+	imported, _ := auth.NewImported([]string{"sk_[a-z]{8}", "[a-z]{12}"}, nil)
+	n.verifier.SetImported(imported)
+	wantVerdict(t, "a mistyped imported key", n.bearer("sk_abcdefgh", tokens), auth.Deny, auth.ReasonMalformed)
+	wantVerdict(t, "of a form that anything has", n.bearer("abcdefghijkl", tokens), auth.Allow, auth.ReasonNone)
 	wantVerdict(t, "another's", n.bearer("gho_16C7e42F292c6912E7710c838347Ae178B4a", tokens), auth.Allow, auth.ReasonNone)
 	n.verifier.SetMinter(nil)
 	wantVerdict(t, "while nobody knows what keys look like", n.bearer("gho_another", tokens), auth.CannotDecide, auth.ReasonNone)
@@ -551,5 +555,19 @@ func TestMeta_SeveralValues(t *testing.T) {
 	}
 	if id.MetaValue("groups") != "admin,dev" || id.MetaValue("plan") != "a,b" {
 		t.Errorf("%q %q", id.MetaValue("groups"), id.MetaValue("plan"))
+	}
+}
+
+func BenchmarkVerifyBearer(b *testing.B) {
+	n, keys := newNode(b), newKeySet(b)
+	tokens, text, key := keys.tokens(b, nil, nil), keys.token(b, "alice", "1"), n.create("acme").Text.Reveal()
+	ctx, now := b.Context(), time.Now()
+	for name, one := range map[string]string{"key": key, "jwt": text} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				n.verifier.VerifyBearer(ctx, auth.FingerprintOf(one), one, tokens, now)
+			}
+		})
 	}
 }
