@@ -84,7 +84,7 @@ func (e *explanation) explain(ctx context.Context, config []byte, q Question) (*
 		return nil, err
 	}
 	loads := wouldLoad(config)
-	config, notes, err := withoutEffects(config)
+	config, notes, err := withoutEffects(config, false)
 	if err != nil {
 		return nil, err
 	}
@@ -125,9 +125,13 @@ func (e *explanation) explain(ctx context.Context, config []byte, q Question) (*
 	return e.result(w, notes), nil
 }
 
-// wouldLoad says why a gateway would not load a configuration, its logs
-// included.
+// wouldLoad says why a gateway would not load a configuration with its logs. Apps
+// other than ours and the sites are left out: some write when they are set up.
 func wouldLoad(config []byte) error {
+	config, _, err := withoutEffects(config, true)
+	if err != nil {
+		return err
+	}
 	var c caddy.Config
 	if err := json.Unmarshal(config, &c); err != nil {
 		return err
@@ -187,7 +191,7 @@ func (q *Question) request(ctx context.Context) (*http.Request, error) {
 
 // result reads what was answered.
 func (e *explanation) result(w *httptest.ResponseRecorder, notes []string) *Explanation {
-	out := &Explanation{Status: w.Code, Reaches: w.Header().Get(reachedHeader), Steps: e.steps, Notes: notes}
+	out := &Explanation{Code: string(e.code), Status: w.Code, Reaches: w.Header().Get(reachedHeader), Steps: e.steps, Notes: notes}
 	var p struct{ Code, Detail string }
 	if w.Header().Get("Content-Type") == "application/problem+json" && json.Unmarshal(w.Body.Bytes(), &p) == nil {
 		out.Code, out.Detail = p.Code, p.Detail

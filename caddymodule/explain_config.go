@@ -27,10 +27,11 @@ var handlersThatEnd = []string{"reverse_proxy", "file_server", "acme_server", "a
 
 // withoutEffects returns a configuration whose auth handlers and routes are
 // the same, and which proxies, serves, listens and logs nothing. notes say what
-// may come out differently for it.
-func withoutEffects(config []byte) (out []byte, notes []string, err error) {
+// may come out differently for it. With logs they stay, to be looked at.
+func withoutEffects(config []byte, logs bool) (out []byte, notes []string, err error) {
 	var all struct {
-		Apps map[string]json.RawMessage `json:"apps"`
+		Apps    map[string]json.RawMessage `json:"apps"`
+		Logging json.RawMessage            `json:"logging"`
 	}
 	if err := json.Unmarshal(config, &all); err != nil {
 		return nil, nil, fmt.Errorf("reading the configuration: %w", err)
@@ -46,8 +47,11 @@ func withoutEffects(config []byte) (out []byte, notes []string, err error) {
 	servers, _ := web["servers"].(map[string]any)
 	for _, v := range servers {
 		srv, _ := v.(map[string]any)
-		for _, name := range []string{"logs", "tls_connection_policies", "listener_wrappers", "packet_conn_wrappers"} {
+		for _, name := range []string{"tls_connection_policies", "listener_wrappers", "packet_conn_wrappers"} {
 			delete(srv, name)
+		}
+		if !logs {
+			delete(srv, "logs")
 		}
 		srv["automatic_https"] = map[string]any{"disable": true}
 		for _, name := range []string{"routes", "errors", "named_routes"} {
@@ -57,6 +61,14 @@ func withoutEffects(config []byte) (out []byte, notes []string, err error) {
 	apps := map[string]any{"http": map[string]any{"servers": servers}}
 	if raw := all.Apps["auth"]; raw != nil {
 		apps["auth"] = raw
+	}
+	if logs {
+		made := map[string]any{"admin": map[string]any{"disabled": true}, "apps": apps}
+		if all.Logging != nil {
+			made["logging"] = all.Logging
+		}
+		out, err = json.Marshal(made)
+		return out, strip.notes, err
 	}
 	out, err = json.Marshal(map[string]any{
 		"admin": map[string]any{"disabled": true}, "apps": apps,

@@ -18,6 +18,7 @@ import (
 type explanation struct {
 	assumed bool             // no credential is shown: it is the key with
 	fp      auth.Fingerprint // this fingerprint
+	code    auth.Code        // of the refusal
 	steps   []explained
 }
 
@@ -194,7 +195,11 @@ func (e *explanation) requirement(q *Require, r *auth.Refusal, passes string) {
 
 // refusal notes a refusal that no check before it explained.
 func (e *explanation) refusal(h *Handler, r *auth.Refusal) {
-	if e == nil || len(e.steps) > 0 && e.steps[len(e.steps)-1].Result == checkRefused {
+	if e == nil {
+		return
+	}
+	e.code = r.Code
+	if len(e.steps) > 0 && e.steps[len(e.steps)-1].Result == checkRefused {
 		return
 	}
 	rule := map[auth.Code]string{auth.CodeTooEarly: "early_data"}[r.Code]

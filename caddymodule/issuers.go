@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -104,9 +105,28 @@ func (c *ClaimConfig) rules(a *App) (verifier.ClaimRules, error) {
 		r.Reserved = append(r.Reserved, slices.Sorted(maps.Keys(a.Introspection))...)
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.RequiredClaims)) {
-		r.Required = append(r.Required, verifier.Claim{Name: name, Values: c.RequiredClaims[name]})
+		values, err := expandedAll(c.RequiredClaims[name])
+		if err != nil {
+			return r, wrapIf("required_claims "+name, err)
+		}
+		r.Required = append(r.Required, verifier.Claim{Name: name, Values: values})
 	}
 	return r, oneOf("subject_format", c.SubjectFormat, "", "prefixed", "raw")
+}
+
+// expanded replaces placeholders; unknown and empty ones are errors.
+func expanded(text string) (string, error) { return caddy.NewReplacer().ReplaceOrErr(text, true, true) }
+
+func expandedAll(texts []string) ([]string, error) {
+	var out []string
+	for _, text := range texts {
+		value, err := expanded(text)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, value)
+	}
+	return out, nil
 }
 
 // What survives reloads: key sets by what they are fetched from, introspection
@@ -141,6 +161,7 @@ type issuers struct {
 	sets    map[string]pooledKeys
 	servers map[string]pooledServer
 
+	started     bool
 	heldSets    []jwks.Config
 	heldServers []serverKey
 }
@@ -196,12 +217,16 @@ func (a *App) provisionIssuer(name string, c *IssuerConfig) error {
 		return err
 	}
 	for _, text := range []*string{&c.URL, &c.JWKS} {
-		if *text, err = caddy.NewReplacer().ReplaceOrErr(*text, true, true); err != nil {
+		if *text, err = expanded(*text); err != nil {
 			return err
 		}
 	}
+	audiences, err := expandedAll(c.Audiences)
+	if err != nil {
+		return wrapIf("audience", err)
+	}
 	rules := verifier.IssuerRules{
-		Name: name, URL: c.URL, KeysURL: c.JWKS, Audiences: c.Audiences, AudienceClaim: c.AudienceClaim, Algorithms: c.Algorithms, TokenType: c.TokenType,
+		Name: name, URL: c.URL, KeysURL: c.JWKS, Audiences: audiences, AudienceClaim: c.AudienceClaim, Algorithms: c.Algorithms, TokenType: c.TokenType,
 		Leeway: time.Duration(c.Leeway), MaxTokenLifetime: time.Duration(c.MaxTokenLifetime), Identity: claims,
 	}
 	if _, err := verifier.NewIssuer(rules, nil); err != nil {
@@ -235,9 +260,13 @@ func (a *App) provisionIntrospection(name string, c *IntrospectionConfig) error 
 	}
 	texts := [3]string{c.URL, c.ClientID, c.ClientSecret}
 	for i := range texts {
-		if texts[i], err = caddy.NewReplacer().ReplaceOrErr(texts[i], true, true); err != nil {
+		if texts[i], err = expanded(texts[i]); err != nil {
 			return err
 		}
+	}
+	audiences, err := expandedAll(c.Audiences)
+	if err != nil {
+		return wrapIf("audience", err)
 	}
 	if err := errors.Join(
 		wrapIf("url", fetch.CheckURL(texts[0])), oneOf("client_auth", c.ClientAuth, "", "basic", "post"),
@@ -247,14 +276,14 @@ func (a *App) provisionIntrospection(name string, c *IntrospectionConfig) error 
 	if texts[1] == "" {
 		return errors.New("no client_id: servers answer only whom they know")
 	}
-	if c.Rate < 0 || c.Timeout < 0 {
-		return errors.New("rate and timeout can't be negative")
+	if c.Rate < 0 || c.Rate > introspect.MaxRate || c.Timeout < 0 {
+		return fmt.Errorf("rate: want 1 to %d; timeout can't be negative", introspect.MaxRate)
 	}
 	secret := auth.NewSecret(texts[2])
 	conf := introspect.Config{URL: texts[0], ClientID: texts[1], ClientSecret: secret, Post: c.ClientAuth == "post", Rate: c.Rate, Timeout: time.Duration(c.Timeout)}
 	key := serverKey{conf.URL, conf.ClientID, auth.FingerprintOf(secret.Reveal()), conf.Post, conf.Rate, conf.Timeout}
 	v, _, err := servers.LoadOrNew(key, func() (caddy.Destructor, error) {
-		return pooledServer{introspect.New(conf, introspectionEvents(name))}, nil
+		return pooledServer{introspect.New(conf)}, nil
 	})
 	if err != nil {
 		return err
@@ -262,14 +291,18 @@ func (a *App) provisionIntrospection(name string, c *IntrospectionConfig) error 
 	a.issuers.heldServers = append(a.issuers.heldServers, key)
 	a.issuers.servers[name] = v.(pooledServer)
 	a.issuers.opaque[name], err = verifier.NewIntrospector(verifier.IntrospectionRules{
-		Name: name, URL: conf.URL, ClientID: conf.ClientID, Audiences: c.Audiences, TTL: time.Duration(c.TTL), Identity: claims,
+		Name: name, URL: conf.URL, ClientID: conf.ClientID, Audiences: audiences, TTL: time.Duration(c.TTL), Identity: claims,
 	}, v.(pooledServer))
 	return err
 }
 
 // start begins to fetch keys.
 func (s *issuers) start() {
-	metrics.issuerUp.Reset() // others may be gone
+	s.started = true
+	issuersUp.add(s.names(), 1)
+	for name, server := range s.servers {
+		server.SetEvents(introspectionEvents(name))
+	}
 	for name, set := range s.sets {
 		if _, ok := set.Age(); ok {
 			metrics.issuerUp.WithLabelValues(name).Set(1)
@@ -282,6 +315,10 @@ func (s *issuers) start() {
 // release gives back what the pools hold.
 func (s *issuers) release() error {
 	var errs []error
+	if s.started {
+		s.started = false
+		issuersUp.add(s.names(), -1)
+	}
 	for _, key := range s.heldSets {
 		_, err := keySets.Delete(key)
 		errs = append(errs, err)
@@ -337,6 +374,26 @@ func (s *issuers) names() []string {
 			}
 		}
 	})
+}
+
+// issuersUp counts the configurations that run and have an issuer of a name: a
+// gauge goes with the last of them.
+var issuersUp = nameCount{n: map[string]int{}}
+
+type nameCount struct {
+	mu sync.Mutex
+	n  map[string]int
+}
+
+func (c *nameCount) add(names []string, by int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, name := range names {
+		if c.n[name] += by; c.n[name] <= 0 {
+			delete(c.n, name)
+			metrics.issuerUp.DeleteLabelValues(name)
+		}
+	}
 }
 
 // keyEvents log where the process logs now: the set may outlive the

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
@@ -22,6 +23,8 @@ import (
 const (
 	// DefaultRate is how often a server is asked in a second.
 	DefaultRate = 50
+	// MaxRate is how much that may be set to.
+	MaxRate = 100_000
 	// MaxInFlight is how many questions may be under way to one server.
 	MaxInFlight = 16
 	// DefaultTimeout bounds one question.
@@ -58,19 +61,19 @@ type Server struct {
 	asked    *window
 	inFlight chan struct{}
 	breaker  *gobreaker.CircuitBreaker[strictjson.Object]
-	events   Events
+	events   atomic.Pointer[Events]
 }
 
 // New returns a server. It is not asked before the first token.
-func New(cfg Config, events Events) *Server {
+func New(cfg Config) *Server {
 	if cfg.Rate <= 0 {
 		cfg.Rate = DefaultRate
 	}
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = DefaultTimeout
 	}
-	return &Server{
-		cfg: cfg, events: events,
+	s := &Server{
+		cfg:      cfg,
 		client:   fetch.New(cfg.Timeout, MaxInFlight),
 		asked:    newWindow(cfg.Rate, time.Second),
 		inFlight: make(chan struct{}, MaxInFlight),
@@ -82,7 +85,12 @@ func New(cfg Config, events Events) *Server {
 			IsSuccessful: func(err error) bool { return err == nil || errors.Is(err, errThisToken) },
 		}),
 	}
+	s.SetEvents(Events{})
+	return s
 }
+
+// SetEvents sets who is told.
+func (s *Server) SetEvents(e Events) { s.events.Store(&e) }
 
 // errThisToken says that the server could not do with one question.
 var errThisToken = errors.New("this question was refused")
@@ -108,13 +116,13 @@ func (s *Server) Introspect(ctx context.Context, token string) (strictjson.Objec
 		return nil, fmt.Errorf("introspection, %d times a second at most: %w", s.cfg.Rate, auth.ErrOverloaded)
 	}
 	answer, err := s.breaker.Execute(func() (strictjson.Object, error) { return s.ask(ctx, token) })
-	switch {
+	switch events := s.events.Load(); {
 	case errors.Is(err, gobreaker.ErrOpenState), errors.Is(err, gobreaker.ErrTooManyRequests):
 		return nil, fmt.Errorf("the introspection server failed lately: %w", auth.ErrUnavailable)
-	case err != nil && s.events.Failed != nil:
-		s.events.Failed(err)
-	case err == nil && s.events.Answered != nil:
-		s.events.Answered()
+	case err != nil && !errors.Is(err, errThisToken) && events.Failed != nil:
+		events.Failed(err)
+	case err == nil && events.Answered != nil:
+		events.Answered()
 	}
 	return answer, err
 }

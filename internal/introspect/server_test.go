@@ -20,7 +20,7 @@ func serve(t *testing.T, cfg Config, answer http.HandlerFunc) *Server {
 	t.Helper()
 	srv := httptest.NewServer(answer)
 	cfg.URL = srv.URL + "/introspect"
-	s := New(cfg, Events{})
+	s := New(cfg)
 	t.Cleanup(func() { s.Close(); srv.CloseClientConnections(); srv.Close() })
 	return s
 }

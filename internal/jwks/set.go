@@ -176,7 +176,7 @@ func (s *Set) dueIn(retry time.Duration) time.Duration {
 	if failed || c == nil {
 		return retry
 	}
-	return max(time.Second, c.refresh-s.now().Sub(c.fetched))
+	return max(time.Second, min(c.refresh, s.cfg.Kept/2)-s.now().Sub(c.fetched))
 }
 
 // Key returns the key that a token is to be checked with which names kid and

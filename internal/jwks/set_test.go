@@ -232,6 +232,22 @@ func TestSet_Refresh(t *testing.T) {
 	}
 }
 
+// TestSet_KeptShortly: keys that may not be kept for long are fetched in time.
+func TestSet_KeptShortly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := &issuer{kids: []string{"a"}, age: "max-age=3600"}
+		s := New(Config{KeysURL: "https://idp.example/keys", Kept: 10 * time.Minute}, i)
+		s.Start()
+		defer s.Stop()
+		for range 100 {
+			time.Sleep(time.Minute)
+			if err := s.ask1("a", time.Now()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
 func TestSet_BadAnswersKeepTheKeys(t *testing.T) {
 	thousands := strings.Repeat(jwk("x")+",", 1000)
 	for name, body := range map[string]string{

@@ -40,7 +40,7 @@ type Revival struct {
 // Same reports whether two comparisons came to the same.
 func (l Loss) Same(o Loss) bool {
 	same := func(a, b Revival) bool { return a.Key.ID == b.Key.ID && a.Why == b.Why }
-	return l.Count == o.Count && slices.EqualFunc(l.Revived, o.Revived, same) && len(l.Owners) == len(o.Owners) && len(l.CutOffs) == len(o.CutOffs)
+	return l.Count == o.Count && slices.EqualFunc(l.Revived, o.Revived, same) && len(l.Owners) == len(o.Owners) && slices.Equal(l.CutOffs, o.CutOffs)
 }
 
 // Compare says what going back from present to backup would undo. Backups of
@@ -106,12 +106,12 @@ func Compare(ctx context.Context, present, backup *store.DB) (Loss, error) {
 // cutOffs collects what is cut off now and was not, or less, in the backup. A
 // store of an earlier release has none.
 func (l *Loss) cutOffs(ctx context.Context, present, backup *store.DB) error {
-	then := map[auth.Parent]int64{}
-	if err := backup.CutOffs(ctx, func(c auth.CutOff) error { then[c.Parent()] = c.IssuedBefore; return nil }); err != nil {
+	then := map[auth.Parent]auth.CutOff{}
+	if err := backup.CutOffs(ctx, func(c auth.CutOff) error { then[c.Parent()] = c; return nil }); err != nil {
 		return err
 	}
 	return present.CutOffs(ctx, func(c auth.CutOff) error {
-		if c.IssuedBefore > then[c.Parent()] {
+		if was, ok := then[c.Parent()]; !ok || c.IssuedBefore > was.IssuedBefore || c.KeptUntil == 0 && was.KeptUntil != 0 {
 			l.CutOffs = append(l.CutOffs, c)
 		}
 		return nil
@@ -200,7 +200,7 @@ func (m *Manager) Repeat(ctx context.Context, l Loss) (keys, owners int, err err
 	}
 	var errs []error
 	for _, c := range l.CutOffs {
-		c.IssuedBefore = min(c.IssuedBefore, time.Now().UnixMilli()) // a clock may have been set back since
+		c.IssuedBefore = min(c.IssuedBefore, time.Now().Add(ahead/2).UnixMilli()) // a clock may have been set back since
 		if _, err := m.CutOff(ctx, c, c.KeptUntil == 0); err != nil {
 			errs = append(errs, fmt.Errorf("cutting off tokens of %s again: %w", c.Issuer, err))
 		}

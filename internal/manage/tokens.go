@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/store"
@@ -70,7 +71,7 @@ func readings(c auth.CutOff) []auth.CutOff {
 	}
 	both := func(name string) {
 		add(name)
-		if plain, err := url.PathUnescape(name); err == nil {
+		if plain, err := url.PathUnescape(name); err == nil && checkName(plain) {
 			add(plain)
 		}
 	}
@@ -102,6 +103,9 @@ func cutOffDetail(c auth.CutOff) map[string]any {
 	return map[string]any{"subject": c.Subject, "issued_before": c.IssuedBefore, "reason": c.Reason}
 }
 
+// checkName reports whether every store can hold a name.
+func checkName(s string) bool { return utf8.ValidString(s) && !strings.Contains(s, "\x00") }
+
 func checkCutOff(c *auth.CutOff) error {
 	what, name := "subject", c.Subject
 	if c.JTI != "" {
@@ -110,6 +114,8 @@ func checkCutOff(c *auth.CutOff) error {
 	switch {
 	case (c.JTI == "") == (c.Subject == ""):
 		return auth.Invalidf("want a jti or a subject")
+	case !checkName(name):
+		return auth.Invalidf("the %s is not UTF-8, or has a NUL: no token with it is taken", what)
 	case len(name) > maxTokenName:
 		return auth.Invalidf("the %s is longer than %d bytes: no token with it is taken", what, maxTokenName)
 	case c.IssuedBefore < 0:

@@ -80,6 +80,13 @@ func fill(t *testing.T, db *store.DB, n int) {
 				return err
 			}
 		}
+		for i, name := range []string{"alice", "Älice", "_", "-", "a:b"} {
+			for _, c := range []auth.CutOff{{Issuer: "corp", JTI: name, IssuedBefore: auth.AnyTime}, {Issuer: "legacy", Subject: name, IssuedBefore: int64(i), KeptUntil: 9}} {
+				if _, err := tx.CutOff(ctx, c); err != nil {
+					return err
+				}
+			}
+		}
 		return errors.Join(tx.Journal(ctx, "x", []auth.Fingerprint{{1}, {2}}, auth.Parent{}), tx.Audit(ctx, "x", "x", map[string]any{"n": n}))
 	}))
 }

@@ -63,6 +63,9 @@ func (c *ClaimRules) read(id *auth.Identity, claims strictjson.Object) (subject 
 	jti, ok2 := claims.Text("jti")
 	subject, ok3 := c.subject(claims)
 	scopes, ok4 := c.scopes(claims)
+	if strings.Contains(subject+jti, "\x00") { // which no store could cut off
+		return "", auth.ReasonClaims
+	}
 	if !ok1 || !ok2 || !ok3 || !ok4 || subject == "" || len(subject) > maxSubjectLen || len(jti) > maxSubjectLen || len(client) > maxSubjectLen {
 		return "", auth.ReasonClaims
 	}

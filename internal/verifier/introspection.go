@@ -198,6 +198,11 @@ func (in *Introspector) judge(answer strictjson.Object, now time.Time, cut *CutO
 	if active, _ := answer["active"].(bool); !active {
 		return denied(auth.ReasonInactive)
 	}
+	for name, v := range answer { // some servers write what they do not know
+		if v == nil {
+			delete(answer, name)
+		}
+	}
 	expires, hasExp, ok1 := answer.Date("exp")
 	begins, _, ok2 := answer.Date("nbf")
 	issued, _, ok3 := answer.Date("iat")

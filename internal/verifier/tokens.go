@@ -12,7 +12,6 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/cache"
 	"github.com/caddy-auth/caddy-auth/internal/jwt"
-	"github.com/caddy-auth/caddy-auth/internal/redact"
 	"github.com/caddy-auth/caddy-auth/internal/secret"
 )
 
@@ -98,9 +97,9 @@ func (v *Verifier) VerifyBearer(ctx context.Context, fp auth.Fingerprint, text s
 	return v.verifyOpaque(ctx, fp, text, tokens, now)
 }
 
-// mayBeKey reports whether text is one of our keys, as far as its form says, or
-// an imported one. What begins as ours do, or has one inside, counts too: a key
-// that was mistyped is nobody else's to see.
+// mayBeKey reports whether text begins as our keys do, or as imported ones whose
+// form tells them apart, or has a key of ours inside: a key that was mistyped is
+// nobody else's to see.
 func (v *Verifier) mayBeKey(text string) bool {
 	m := v.minter.Load()
 	if m == nil { // nobody knows
@@ -115,7 +114,23 @@ func (v *Verifier) mayBeKey(text string) bool {
 			return true
 		}
 	}
-	return strings.Contains(text, "_") && redact.HasKey(text, m.Prefixes())
+	return slices.ContainsFunc(m.Prefixes(), func(p string) bool { return holdsKey(m, text, p+"_") })
+}
+
+// holdsKey reports whether a key of ours, its tag included, stands somewhere in
+// text. What only looks like one is in random texts too.
+func holdsKey(m *secret.Minter, text, begin string) bool {
+	for {
+		i := strings.Index(text, begin)
+		if i < 0 {
+			return false
+		}
+		env, rest, ok := strings.Cut(text[i+len(begin):], "_")
+		if ok && secret.ValidName(env) && len(rest) >= auth.KeyTailLen && m.Check(begin+env+"_"+rest[:auth.KeyTailLen]) == auth.ReasonNone {
+			return true
+		}
+		text = text[i+1:]
+	}
 }
 
 // verifyOpaque asks the introspector, if there is one.

@@ -6,11 +6,14 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	jose "github.com/go-jose/go-jose/v4"
 
@@ -454,6 +457,19 @@ func TestCutOff_AsHeadersHaveIt(t *testing.T) {
 	n.cut(auth.CutOff{Issuer: "corp", Subject: "corp:J%C3%BCrgen"})
 	n.cut(auth.CutOff{Issuer: "corp", JTI: "50%25/a%20b"})
 	n.cut(auth.CutOff{Issuer: "corp", Subject: "100%25"})
+	n.cut(auth.CutOff{Issuer: "corp", JTI: "50%ff"}) // no text when decoded
+	n.cut(auth.CutOff{Issuer: "corp", JTI: "a%00b"})
+	for _, name := range []string{"x\xff", "x\x00"} {
+		if _, err := n.manage.CutOff(t.Context(), auth.CutOff{Issuer: "corp", JTI: name}, false); !errors.Is(err, auth.ErrInvalid) {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	n.must(n.db.CutOffs(t.Context(), func(c auth.CutOff) error {
+		if !utf8.ValidString(c.JTI+c.Subject) || strings.Contains(c.JTI+c.Subject, "\x00") {
+			t.Errorf("%q can't be kept in every store", c.JTI+c.Subject)
+		}
+		return nil
+	}))
 	n.look()
 	for name, text := range map[string]string{"subject": a, "jti": b, "as it is": c} {
 		wantVerdict(t, name, n.bearer(text, tokens), auth.Deny, auth.ReasonRevoked)
@@ -569,5 +585,38 @@ func BenchmarkVerifyBearer(b *testing.B) {
 				n.verifier.VerifyBearer(ctx, auth.FingerprintOf(one), one, tokens, now)
 			}
 		})
+	}
+}
+
+// TestBearer_RandomTextsAreNoKeys: what is in a random token by chance does not
+// make a key of it.
+func TestBearer_RandomTextsAreNoKeys(t *testing.T) {
+	n := newNode(t)
+	s := &server{answer: answerFor("bob", "")}
+	tokens := s.opaque(t, nil)
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	raw := make([]byte, 344)
+	for k := range 3000 {
+		_, _ = rand.Read(raw)
+		for i := range raw {
+			raw[i] = alphabet[raw[i]%64]
+		}
+		copy(raw[100:], "ca_a_"+strings.Repeat("x", 60)) // the form, without the tag
+		if v := n.bearer(string(raw), tokens); v.Outcome != auth.Allow {
+			t.Fatalf("token %d: %+v", k, v)
+		}
+	}
+}
+
+// TestJWT_LongTokens: what a cached token costs does not grow with it.
+func TestJWT_LongTokens(t *testing.T) {
+	n, keys := newNode(t), newKeySet(t)
+	tokens, text := keys.tokens(t, nil, nil), keys.token(t, "alice", strings.Repeat("j", 500))
+	if v := n.bearer(text, tokens); v.Outcome != auth.Allow || len(text) < 900 {
+		t.Fatalf("%d bytes: %+v", len(text), v)
+	}
+	ctx, now := t.Context(), time.Now()
+	if got := testing.AllocsPerRun(1000, func() { n.verifier.VerifyBearer(ctx, auth.FingerprintOf(text), text, tokens, now) }); got > 1 {
+		t.Errorf("%.1f allocations for a cached token of %d bytes", got, len(text))
 	}
 }

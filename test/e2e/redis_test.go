@@ -237,7 +237,7 @@ func TestRedis_Faults(t *testing.T) {
 			g.upstream.take()
 			t.Logf("%d requests, %d slower than 40 ms, the slowest %s", total.Load(), slow.Load(), time.Duration(slowest.Load()))
 			// Each opening of the breaker may cost whoever is inside one deadline.
-			if slow.Load() > 24 || time.Duration(slowest.Load()) > 500*time.Millisecond {
+			if slow.Load() > 48 || time.Duration(slowest.Load()) > 500*time.Millisecond {
 				t.Errorf("%d of %d requests waited, one for %s", slow.Load(), total.Load(), time.Duration(slowest.Load()))
 			}
 		})

@@ -35,6 +35,7 @@ func Run(t *testing.T, backend func(t *testing.T, name string) store.Backend) {
 		"reads the tail from its head":    testTail,
 		"seals what is shared":            testEnvelope,
 		"knows its gateways":              testNodes,
+		"cut-offs":                        testCutOffs,
 		"says what a change wrote":        testWritten,
 		"keeps the last refusal":          testRefusals,
 		"finds in the audit log":          testAudit,
