@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -128,12 +129,15 @@ func (s *session) timeFlag(name string) (int64, error) {
 	if d, err := caddy.ParseDuration(text); err == nil && d > 0 {
 		return time.Now().Add(-d).UnixMilli(), nil
 	}
+	if n, err := strconv.ParseInt(text, 10, 64); err == nil && n > 1e9 && n < 1e11 { // as tokens have it
+		return n * 1000, nil
+	}
 	for _, layout := range []string{time.RFC3339, "2006-01-02 15:04:05", "2006-01-02 15:04", time.DateOnly} {
 		if t, err := time.Parse(layout, text); err == nil {
 			return t.UnixMilli(), nil
 		}
 	}
-	return 0, usagef("--%s %q: want a duration such as 90d, or a time (UTC) such as 2026-01-31 or 2026-01-31T14:00:00Z", name, text)
+	return 0, usagef("--%s %q: want a duration such as 90d, a time (UTC) such as 2026-01-31 or 2026-01-31T14:00:00Z, or unix seconds", name, text)
 }
 
 // newest applies the filter to entries that were not found with it.

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 	jose "github.com/go-jose/go-jose/v4"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
@@ -241,6 +242,28 @@ func TestJWT_BesideKeys(t *testing.T) {
 	g.want(g.do("GET", "/x?t="+i.token()), 400, auth.CodeCredentialInQuery)
 	if n := i.count("/introspect"); n != 0 {
 		t.Errorf("asked %d times about keys", n)
+	}
+}
+
+// TestJWT_ValidateAsksNobody: looking at a configuration opens no connection.
+func TestJWT_ValidateAsksNobody(t *testing.T) {
+	i := newIssuer(t)
+	g := start(t, options{})
+	text, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(g.text(options{auth: i.block("") + i.opaqueBlock("")}, "http://"+g.addr+" {\nauth\n}")), map[string]any{"filename": "Caddyfile"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c caddy.Config
+	if err := json.Unmarshal(text, &c); err != nil {
+		t.Fatal(err)
+	}
+	if err := caddy.Validate(&c); err != nil {
+		t.Fatal(err)
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if len(i.asked) > 0 {
+		t.Errorf("it was asked: %v", i.asked)
 	}
 }
 
