@@ -210,6 +210,8 @@ func TestHostileTokens(t *testing.T) {
 		"sub empty":                      es("sub", ""),
 		"sub a number":                   es("sub", 1),
 		"sub a list":                     es("sub", []string{"alice"}),
+		"sub with NUL":                   es("sub", "a\x00b"), // no store could revoke it
+		"jti with NUL":                   es("jti", "a\x00b"),
 		"sub endless":                    es("sub", strings.Repeat("a", 600)),
 		"jti a number":                   es("jti", 1),
 		"scope a number":                 es("scope", 1),
@@ -293,7 +295,7 @@ func TestClaimsInHeaders(t *testing.T) {
 	i := newIssuer(t)
 	g := start(t, options{auth: i.block("meta_claims tenant"), site: "auth {\nidentity_headers {\nmap X-Tenant meta.tenant\n}\n}"})
 	for n, sub := range []string{
-		"a\r\nX-Auth-Scopes: admin", "a\nb", "a\x00b", "älice", "a b", "a,b", "100%", "{env.HOME}", "{http.request.uri}", "\u202eecila", `"quoted"`, "\t", "a:b", "../x", "😀",
+		"a\r\nX-Auth-Scopes: admin", "a\nb", "älice", "a b", "a,b", "100%", "{env.HOME}", "{http.request.uri}", "\u202eecila", `"quoted"`, "\t", "a:b", "../x", "😀",
 	} {
 		saw := g.ok(g.bearer(i.token("sub", sub, "jti", fmt.Sprint(n), "tenant", sub)))
 		for _, name := range []string{"X-Auth-Subject", "X-Tenant"} {
@@ -307,7 +309,7 @@ func TestClaimsInHeaders(t *testing.T) {
 				}
 			}
 		}
-		want := "corp:" + strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A", "\x00", "%00", " ", "%20", "\t", "%09").Replace(sub)
+		want := "corp:" + strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A", " ", "%20", "\t", "%09").Replace(sub)
 		if got := saw.Header.Get("X-Auth-Subject"); strings.IndexFunc(sub, func(r rune) bool { return r > 0x7e }) < 0 && got != want {
 			t.Errorf("%q: subject %q, want %q", sub, got, want)
 		}
