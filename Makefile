@@ -37,7 +37,7 @@ fuzz: ## Every fuzz target for FUZZTIME (default 30s)
 	test/fuzz.sh $${FUZZTIME:-30s}
 
 bench-micro: ## Go benchmarks and their allocations
-	$(GO) test -run '^$$' -bench . -benchmem ./internal/verifier ./internal/cache ./internal/redact ./caddymodule
+	$(GO) test -run '^$$' -bench . -benchmem ./internal/verifier ./internal/jwt ./internal/cache ./internal/redact ./caddymodule
 
 bench: ## CPU per request against plain Caddy, both loaded at once (some minutes)
 	$(GO) run ./test/load
