@@ -11,6 +11,7 @@ import (
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/jwt"
@@ -20,11 +21,11 @@ import (
 func explainCommand() caddycmd.Command {
 	return caddycmd.Command{
 		Name:  "explain",
-		Usage: "[METHOD] URL [-H 'Name: value']... [--key-stdin | --key ID]",
+		Usage: "[METHOD] URL [-H 'Name: value']... [--stdin | --key ID]",
 		Short: "Explains what a gateway with this configuration answers, and which line decides",
 		Long: `Explains what a gateway with this configuration answers to a request: each check in order, the verdict, and the
 line of the Caddyfile that decided. The configuration's own routes and auth handlers judge the request; nothing is
-proxied and nothing is written. The credential is read from standard input with --key-stdin (a key or a token), or
+proxied and nothing is written. The credential is read from standard input with --stdin (a key or a token), or
 is assumed to be the key with an id. It needs the store, not a running gateway; for a token, its issuer too.`,
 		CobraFunc: func(cmd *cobra.Command) {
 			single(cmd, explain, func(c *cobra.Command) {
@@ -32,10 +33,16 @@ is assumed to be the key with an id. It needs the store, not a running gateway; 
 				f.String("url", "", "the whole URL, as a client writes it, if it is no argument")
 				f.String("method", "", "the method, GET by default")
 				f.StringArrayP("header", "H", nil, "a header of the request, without credentials")
-				f.Bool("key-stdin", false, "read the credential from standard input")
+				f.Bool("stdin", false, "read the credential from standard input")
 				f.String("as", "", "the header for it: a name, or bearer for Authorization: Bearer; by default what goes with it")
 				f.String("key", "", "judge the request as if it came with the key of this id")
 				f.String("from", "", "the client's address, for keys bound to networks")
+				f.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+					if plain, ok := map[string]string{"key-stdin": "stdin", "key-id": "key"}[name]; ok {
+						name = plain
+					}
+					return pflag.NormalizedName(name)
+				})
 			})
 		},
 	}
@@ -96,9 +103,9 @@ func (s *session) question(t *target) (q Question, err error) {
 	if manage.Mask(q.URL) != q.URL {
 		return q, auth.WithHint(usagef("--url holds a key, which others can read in the command line"), "a key in a URL is answered 400 credential_in_query wherever it stands")
 	}
-	fromStdin, _ := f.GetBool("key-stdin")
+	fromStdin, _ := f.GetBool("stdin")
 	if fromStdin && q.Key != "" {
-		return q, usagef("either --key-stdin or --key")
+		return q, usagef("either --stdin or --key")
 	}
 	if q.Key != "" {
 		if err := checkIDs([]string{q.Key}); err != nil {
@@ -114,7 +121,7 @@ func (s *session) question(t *target) (q Question, err error) {
 			return q, usagef("-H %q: want 'Name: value'", manage.Mask(line))
 		}
 		if carriesCredentials(t, name) {
-			return q, auth.WithHint(usagef("-H %s: a credential on the command line can be read by others", name), "use --key-stdin, or --key with the key's id")
+			return q, auth.WithHint(usagef("-H %s: a credential on the command line can be read by others", name), "use --stdin, or --key with the key's id")
 		}
 		q.Header.Add(name, strings.TrimSpace(value))
 	}

@@ -66,6 +66,7 @@ var onlyIn = map[string][]string{
 	"go.opentelemetry.io/":              {"caddymodule"},
 	"go.uber.org/zap":                   {"caddymodule"},
 	"github.com/spf13/cobra":            {"caddymodule"},
+	"github.com/spf13/pflag":            {"caddymodule"},
 	"pgregory.net/rapid":                {},
 	"go.uber.org/goleak":                {},
 	"github.com/go-jose/":               {},
