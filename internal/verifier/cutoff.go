@@ -39,13 +39,6 @@ func (c *CutOffs) Add(one auth.CutOff) {
 	c.until[k] = max(c.until[k], one.IssuedBefore)
 }
 
-// Len is how many there are.
-func (c *CutOffs) Len() int {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return len(c.until)
-}
-
 // Cut reports whether a token of an issuer is cut off: by its jti, if it has
 // one, or by its subject and when it was issued (unix seconds; 0, not known:
 // then before everything).

@@ -61,25 +61,12 @@ func NewIntrospector(r IntrospectionRules, server IntrospectionServer) (*Introsp
 	return &Introspector{r, server, sourceOf(kindIntrospection, r)}, errors.Join(errs...)
 }
 
-// Name is the introspector's name in the configuration.
-func (in *Introspector) Name() string { return in.rules.Name }
-
 // introspect verifies a token that only its issuer knows.
-func (v *Verifier) introspect(ctx context.Context, own auth.Fingerprint, text string, in *Introspector, now time.Time) (verdict auth.Verdict) {
+func (v *Verifier) introspect(ctx context.Context, own auth.Fingerprint, text string, in *Introspector, now time.Time) auth.Verdict {
 	if !v.fence.Trusted(now) {
 		return auth.Undecided(auth.ErrStale)
 	}
-	hit, flight, lead := v.memory.Join(&verdict, own, now)
-	if hit {
-		v.meter.Lookup(TierMemory, hitOf(&verdict))
-		judgeExpiry(&verdict, now)
-		return verdict
-	}
-	v.meter.Lookup(TierMemory, Miss)
-	if lead {
-		go v.runIntrospection(flight, own, text, in)
-	}
-	return v.wait(ctx, flight, now)
+	return v.join(ctx, own, now, func(f *cache.Flight) { go v.runIntrospection(f, own, text, in) })
 }
 
 // runIntrospection looks in the shared tier, then asks the server.

@@ -174,7 +174,13 @@ func (v *Verifier) VerifyAgain(ctx context.Context, fp auth.Fingerprint, id *aut
 }
 
 // load looks once more in memory and then further.
-func (v *Verifier) load(ctx context.Context, fp auth.Fingerprint, now time.Time) (verdict auth.Verdict) {
+func (v *Verifier) load(ctx context.Context, fp auth.Fingerprint, now time.Time) auth.Verdict {
+	return v.join(ctx, fp, now, func(f *cache.Flight) { v.lead(f, fp) })
+}
+
+// join looks once more in memory and then waits for a flight, which begin begins
+// if nobody did.
+func (v *Verifier) join(ctx context.Context, fp auth.Fingerprint, now time.Time, begin func(*cache.Flight)) (verdict auth.Verdict) {
 	hit, flight, lead := v.memory.Join(&verdict, fp, now)
 	if hit {
 		v.meter.Lookup(TierMemory, hitOf(&verdict))
@@ -183,7 +189,7 @@ func (v *Verifier) load(ctx context.Context, fp auth.Fingerprint, now time.Time)
 	}
 	v.meter.Lookup(TierMemory, Miss)
 	if lead {
-		v.lead(flight, fp)
+		begin(flight)
 	} else if v.hooks.AfterJoin != nil {
 		v.hooks.AfterJoin()
 	}
