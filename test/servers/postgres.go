@@ -24,10 +24,11 @@ type Postgres struct {
 	// Admin is the superuser's connection to the database auth.
 	Admin *sql.DB
 
-	t    testing.TB
-	dir  string
-	args []string
-	cmd  *exec.Cmd
+	t     testing.TB
+	dir   string
+	args  []string
+	cmd   *exec.Cmd
+	ended chan struct{} // closed when cmd has
 }
 
 // postgresUser and its password are of the role that owns the database auth.
@@ -137,6 +138,24 @@ func (p *Postgres) run(name string, args ...string) {
 // Start runs the server, again if it was killed, and waits until it answers.
 func (p *Postgres) Start() {
 	p.t.Helper()
+	p.launch()
+	p.t.Cleanup(p.Kill)
+	if p.Admin == nil {
+		p.connect("postgres")
+	}
+	Eventually(p.t, "PostgreSQL answers", func() bool {
+		select {
+		case <-p.ended: // children of the one that was killed may still have been there
+			p.launch()
+		default:
+		}
+		return p.Admin.Ping() == nil
+	})
+}
+
+// launch runs the server, which may end at once.
+func (p *Postgres) launch() {
+	p.t.Helper()
 	_ = os.Remove(filepath.Join(p.dir, "postmaster.pid")) // of one that was killed
 	log, err := os.OpenFile(filepath.Join(filepath.Dir(p.dir), "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -148,11 +167,12 @@ func (p *Postgres) Start() {
 	if err := p.cmd.Start(); err != nil {
 		p.t.Fatal(err)
 	}
-	p.t.Cleanup(p.Kill)
-	if p.Admin == nil {
-		p.connect("postgres")
-	}
-	Eventually(p.t, "PostgreSQL answers", func() bool { return p.Admin.Ping() == nil })
+	cmd, ended := p.cmd, make(chan struct{})
+	p.ended = ended
+	go func() {
+		_ = cmd.Wait() // how it ended is of no interest
+		close(ended)
+	}()
 }
 
 func (p *Postgres) connect(database string) {
@@ -197,8 +217,12 @@ func (p *Postgres) Kill() {
 	if p.cmd == nil {
 		return
 	}
-	p.signalAll(syscall.SIGKILL)
-	_ = p.cmd.Wait()
+	select {
+	case <-p.ended: // its number may be another process's by now
+	default:
+		p.signalAll(syscall.SIGKILL)
+		<-p.ended
+	}
 	p.cmd = nil
 }
 
