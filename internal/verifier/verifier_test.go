@@ -506,7 +506,7 @@ func BenchmarkVerify(b *testing.B) {
 	n := newNode(b)
 	key, now, ctx := n.create("acme").Text.Reveal(), time.Now(), b.Context()
 	bad := key[:len(key)-1] + "!"
-	forged := key[:len(key)-2] + "00"
+	forged := key[:len(key)-8] + "00000000"
 	for name, k := range map[string]string{"hit": key, "malformed": bad, "forged": forged} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()

@@ -237,7 +237,7 @@ func TestJWT_BesideKeys(t *testing.T) {
 	if got := g.ok(g.bearer(key)).Header.Get("X-Auth-Method"); got != "api_key" {
 		t.Errorf("method %q", got)
 	}
-	g.want(g.bearer(key[:len(key)-1]+"x"), 401, auth.CodeInvalidCredential)
+	g.want(g.bearer(key[:len(key)-8]+"00000000"), 401, auth.CodeInvalidCredential)
 	g.want(g.do("GET", "/x", "X-Api-Key", i.token()), 401, auth.CodeInvalidCredential)
 	g.want(g.do("GET", "/x?t="+i.token()), 400, auth.CodeCredentialInQuery)
 	if n := i.count("/introspect"); n != 0 {
