@@ -27,6 +27,7 @@ type RedactEncoder struct {
 
 	zapcore.Encoder `json:"-"`
 
+	held      *heldRequest // nil: none
 	isDefault bool
 	ctx       caddy.Context
 }
@@ -122,7 +123,17 @@ func (e *RedactEncoder) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // Clone implements zapcore.Encoder.
 func (e *RedactEncoder) Clone() zapcore.Encoder {
-	return &RedactEncoder{Encoder: e.Encoder.Clone()}
+	return &RedactEncoder{Encoder: e.Encoder.Clone(), held: e.held}
+}
+
+// mask returns what the fields of Logger.With are added to. A request that was
+// held is encoded first, so that fields stay in their order.
+func (e *RedactEncoder) mask() objectMask {
+	if held := e.held; held != nil {
+		e.held = nil
+		held.field().AddTo(objectMask{e.Encoder})
+	}
+	return objectMask{e.Encoder}
 }
 
 // EncodeEntry implements zapcore.Encoder. Most entries hold nothing to mask;
@@ -131,6 +142,9 @@ func (e *RedactEncoder) EncodeEntry(entry zapcore.Entry, fields []zapcore.Field)
 	entry.Message = masker.String(entry.Message)
 	entry.Stack = masker.String(entry.Stack)
 	entry.LoggerName = masker.String(entry.LoggerName)
+	if e.held != nil {
+		fields = append([]zapcore.Field{e.held.field()}, fields...)
+	}
 	safe := fields
 	for i := range fields {
 		f, changed := maskField(fields[i])
@@ -148,35 +162,39 @@ func (e *RedactEncoder) EncodeEntry(entry zapcore.Entry, fields []zapcore.Field)
 // The encoder's own methods are called for the fields of Logger.With.
 
 // AddString implements zapcore.ObjectEncoder.
-func (e *RedactEncoder) AddString(key, value string) { objectMask{e.Encoder}.AddString(key, value) }
+func (e *RedactEncoder) AddString(key, value string) { e.mask().AddString(key, value) }
 
 // AddByteString implements zapcore.ObjectEncoder.
 func (e *RedactEncoder) AddByteString(key string, value []byte) {
-	objectMask{e.Encoder}.AddByteString(key, value)
+	e.mask().AddByteString(key, value)
 }
 
 // AddBinary implements zapcore.ObjectEncoder.
 func (e *RedactEncoder) AddBinary(key string, value []byte) {
-	objectMask{e.Encoder}.AddBinary(key, value)
+	e.mask().AddBinary(key, value)
 }
 
 // AddObject implements zapcore.ObjectEncoder.
 func (e *RedactEncoder) AddObject(key string, value zapcore.ObjectMarshaler) error {
-	return objectMask{e.Encoder}.AddObject(key, value)
+	mask := e.mask()
+	if e.held = holdRequest(key, value); e.held != nil {
+		return nil
+	}
+	return mask.AddObject(key, value)
 }
 
 // AddArray implements zapcore.ObjectEncoder.
 func (e *RedactEncoder) AddArray(key string, value zapcore.ArrayMarshaler) error {
-	return objectMask{e.Encoder}.AddArray(key, value)
+	return e.mask().AddArray(key, value)
 }
 
 // AddReflected implements zapcore.ObjectEncoder.
 func (e *RedactEncoder) AddReflected(key string, value any) error {
-	return objectMask{e.Encoder}.AddReflected(key, value)
+	return e.mask().AddReflected(key, value)
 }
 
 // OpenNamespace implements zapcore.ObjectEncoder.
-func (e *RedactEncoder) OpenNamespace(key string) { objectMask{e.Encoder}.OpenNamespace(key) }
+func (e *RedactEncoder) OpenNamespace(key string) { e.mask().OpenNamespace(key) }
 
 var (
 	_ zapcore.Encoder                  = (*RedactEncoder)(nil)

@@ -1,11 +1,14 @@
 package caddymodule
 
 import (
+	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -78,6 +81,73 @@ func TestEncoder_EveryKindOfField(t *testing.T) {
 	}
 }
 
+// TestEncoder_HoldsRequests: a request given by With is written as it was then,
+// as the stock encoder writes it, and in its place; one that is not written is
+// not encoded.
+func TestEncoder_HoldsRequests(t *testing.T) {
+	request := httptest.NewRequest(http.MethodGet, "/v1/orders?page=2", nil)
+	request.RemoteAddr, request.TransferEncoding, request.TLS = "192.0.2.1:1234", []string{"chunked"}, &tls.ConnectionState{ServerName: "example.com"}
+	request.Header = http.Header{"Accept": {"a", "b"}, "Empty": nil}
+	vars := map[string]any{caddyhttp.ClientIPVarKey: "203.0.113.7"}
+	request = request.WithContext(context.WithValue(t.Context(), caddyhttp.VarsCtxKey, vars))
+	uses := map[string]func(*zap.Logger) *zap.Logger{
+		"last":  func(l *zap.Logger) *zap.Logger { return l.With(zap.Int("n", 1), loggable(request)) },
+		"first": func(l *zap.Logger) *zap.Logger { return l.With(loggable(request), zap.String("s", "x")) },
+		"twice": func(l *zap.Logger) *zap.Logger { return l.With(loggable(request)).With(loggable(request)) },
+		"space": func(l *zap.Logger) *zap.Logger {
+			return l.With(loggable(request), zap.Namespace("more"), zap.Int("n", 1))
+		},
+		"in space": func(l *zap.Logger) *zap.Logger { return l.With(zap.Namespace("more")).With(loggable(request)) },
+		"children": func(l *zap.Logger) *zap.Logger { l = l.With(loggable(request)); l.With(zap.String("s", "x")); return l },
+	}
+	for name, use := range uses {
+		request.Header["Accept"], vars[caddyhttp.ClientIPVarKey] = []string{"a", "b"}, "203.0.113.7"
+		var stock, masked strings.Builder
+		config := zap.NewProductionEncoderConfig()
+		config.TimeKey = ""
+		write := func(out *strings.Builder, enc zapcore.Encoder) func() {
+			l := use(zap.New(zapcore.NewCore(enc, zapcore.AddSync(out), zapcore.InfoLevel)))
+			return func() { l.Info("once", zap.Int("status", 200)); l.Info("again") }
+		}
+		one, two := write(&stock, zapcore.NewJSONEncoder(config)), write(&masked, &RedactEncoder{Encoder: zapcore.NewJSONEncoder(config)})
+		request.Header["Accept"][0], vars[caddyhttp.ClientIPVarKey] = "changed", "changed" // after With
+		one()
+		two()
+		if stock.String() != masked.String() && !sameJSON(t, stock.String(), masked.String()) {
+			t.Errorf("%s: got\n%swant\n%s", name, masked.String(), stock.String())
+		}
+	}
+	request.Header = http.Header{"Accept": {"*/*"}, "Accept-Encoding": {"gzip"}, "User-Agent": {"test"}, "X-Api-Key": {"s3cret"}}
+	unwritten := func(enc zapcore.Encoder) float64 {
+		log := zap.New(zapcore.NewCore(enc, zapcore.AddSync(discard{}), zapcore.InfoLevel))
+		return testing.AllocsPerRun(100, func() { log.With(loggable(request)).Debug("not written") })
+	}
+	stock := unwritten(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()))
+	if n := unwritten(&RedactEncoder{Encoder: zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())}); n > stock-4 {
+		t.Errorf("%v allocations for an entry that is not written, %v by the stock encoder", n, stock)
+	}
+}
+
+func loggable(r *http.Request) zap.Field {
+	return zap.Object("request", caddyhttp.LoggableHTTPRequest{Request: r})
+}
+
+// sameJSON compares lines: headers have no order.
+func sameJSON(t *testing.T, a, b string) bool {
+	t.Helper()
+	lines := func(text string) (all []any) {
+		for line := range strings.Lines(text) {
+			var v any
+			if err := json.Unmarshal([]byte(line), &v); err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, v)
+		}
+		return all
+	}
+	return reflect.DeepEqual(lines(a), lines(b))
+}
+
 // BenchmarkEncoder encodes what a proxied request with an access log does:
 // two contexts and an entry.
 func BenchmarkEncoder(b *testing.B) {
@@ -95,7 +165,7 @@ func BenchmarkEncoder(b *testing.B) {
 			log := zap.New(zapcore.NewCore(enc, zapcore.AddSync(discard{}), zapcore.InfoLevel))
 			b.ReportAllocs()
 			for b.Loop() {
-				log.With(zap.Object("request", caddyhttp.LoggableHTTPRequest{Request: upstream}), zap.String("upstream", "127.0.0.1:9000")).Debug("upstream roundtrip")
+				log.With(zap.String("upstream", "127.0.0.1:9000"), zap.Duration("duration", 12345), zap.Object("request", caddyhttp.LoggableHTTPRequest{Request: upstream})).Debug("upstream roundtrip")
 				log.With(zap.Object("request", caddyhttp.LoggableHTTPRequest{Request: request})).Info("handled request",
 					zap.Int("bytes_read", 0), zap.String("user_id", "acme"), zap.Duration("duration", 12345), zap.Int("size", 17), zap.Int("status", 200),
 					zap.Object("resp_headers", caddyhttp.LoggableHTTPHeader{Header: answer}))
