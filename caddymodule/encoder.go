@@ -25,9 +25,9 @@ type RedactEncoder struct {
 	// elsewhere.
 	WrappedRaw json.RawMessage `json:"wrap,omitempty" caddy:"namespace=caddy.logging.encoders inline_key=format"`
 
-	zapcore.Encoder `json:"-"`
-
-	held      *heldRequest // nil: none
+	inner     zapcore.Encoder
+	shared    bool // inner is that of the encoder this is a clone of: not to be added to
+	held      heldFields
 	isDefault bool
 	ctx       caddy.Context
 }
@@ -52,7 +52,7 @@ func (e *RedactEncoder) Provision(ctx caddy.Context) error {
 	if !ok {
 		return fmt.Errorf("loading the encoder inside auth_redact: %T is no encoder", mod)
 	}
-	e.Encoder = inner
+	e.inner = inner
 	return nil
 }
 
@@ -65,14 +65,14 @@ func (e *RedactEncoder) use(inner interface {
 	if err := inner.Provision(e.ctx); err != nil {
 		return fmt.Errorf("provisioning the encoder inside auth_redact: %w", err)
 	}
-	e.Encoder = inner
+	e.inner = inner
 	return nil
 }
 
 // ConfigureDefaultFormat implements caddy.ConfiguresFormatterDefault.
 func (e *RedactEncoder) ConfigureDefaultFormat(w caddy.WriterOpener) error {
 	if !e.isDefault {
-		if inner, ok := e.Encoder.(caddy.ConfiguresFormatterDefault); ok {
+		if inner, ok := e.inner.(caddy.ConfiguresFormatterDefault); ok {
 			return inner.ConfigureDefaultFormat(w)
 		}
 		return nil
@@ -123,17 +123,7 @@ func (e *RedactEncoder) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // Clone implements zapcore.Encoder.
 func (e *RedactEncoder) Clone() zapcore.Encoder {
-	return &RedactEncoder{Encoder: e.Encoder.Clone(), held: e.held}
-}
-
-// mask returns what the fields of Logger.With are added to. A request that was
-// held is encoded first, so that fields stay in their order.
-func (e *RedactEncoder) mask() objectMask {
-	if held := e.held; held != nil {
-		e.held = nil
-		held.field().AddTo(objectMask{e.Encoder})
-	}
-	return objectMask{e.Encoder}
+	return &RedactEncoder{inner: e.inner, shared: true, held: e.held}
 }
 
 // EncodeEntry implements zapcore.Encoder. Most entries hold nothing to mask;
@@ -142,8 +132,8 @@ func (e *RedactEncoder) EncodeEntry(entry zapcore.Entry, fields []zapcore.Field)
 	entry.Message = masker.String(entry.Message)
 	entry.Stack = masker.String(entry.Stack)
 	entry.LoggerName = masker.String(entry.LoggerName)
-	if e.held != nil {
-		fields = append([]zapcore.Field{e.held.field()}, fields...)
+	if e.held.n > 0 {
+		fields = append(e.held.fields(make([]zapcore.Field, 0, e.held.n+len(fields))), fields...)
 	}
 	safe := fields
 	for i := range fields {
@@ -156,45 +146,8 @@ func (e *RedactEncoder) EncodeEntry(entry zapcore.Entry, fields []zapcore.Field)
 		}
 		safe[i] = f
 	}
-	return e.Encoder.EncodeEntry(entry, safe)
+	return e.inner.EncodeEntry(entry, safe)
 }
-
-// The encoder's own methods are called for the fields of Logger.With.
-
-// AddString implements zapcore.ObjectEncoder.
-func (e *RedactEncoder) AddString(key, value string) { e.mask().AddString(key, value) }
-
-// AddByteString implements zapcore.ObjectEncoder.
-func (e *RedactEncoder) AddByteString(key string, value []byte) {
-	e.mask().AddByteString(key, value)
-}
-
-// AddBinary implements zapcore.ObjectEncoder.
-func (e *RedactEncoder) AddBinary(key string, value []byte) {
-	e.mask().AddBinary(key, value)
-}
-
-// AddObject implements zapcore.ObjectEncoder.
-func (e *RedactEncoder) AddObject(key string, value zapcore.ObjectMarshaler) error {
-	mask := e.mask()
-	if e.held = holdRequest(key, value); e.held != nil {
-		return nil
-	}
-	return mask.AddObject(key, value)
-}
-
-// AddArray implements zapcore.ObjectEncoder.
-func (e *RedactEncoder) AddArray(key string, value zapcore.ArrayMarshaler) error {
-	return e.mask().AddArray(key, value)
-}
-
-// AddReflected implements zapcore.ObjectEncoder.
-func (e *RedactEncoder) AddReflected(key string, value any) error {
-	return e.mask().AddReflected(key, value)
-}
-
-// OpenNamespace implements zapcore.ObjectEncoder.
-func (e *RedactEncoder) OpenNamespace(key string) { e.mask().OpenNamespace(key) }
 
 var (
 	_ zapcore.Encoder                  = (*RedactEncoder)(nil)

@@ -62,7 +62,7 @@ func TestEncoder_EveryKindOfField(t *testing.T) {
 			"Write": func(l *zap.Logger) { l.Named(loggedKey).Info("api_key=s3cret", fields...) },
 		} {
 			var out strings.Builder
-			use(zap.New(zapcore.NewCore(&RedactEncoder{Encoder: inner.Clone()}, zapcore.AddSync(&out), zapcore.DebugLevel)))
+			use(zap.New(zapcore.NewCore(&RedactEncoder{inner: inner.Clone()}, zapcore.AddSync(&out), zapcore.DebugLevel)))
 			text := out.String()
 			for _, secret := range []string{"s3cret", loggedKey, loggedKey[10:]} {
 				if i := strings.Index(text, secret); i >= 0 {
@@ -109,7 +109,7 @@ func TestEncoder_HoldsRequests(t *testing.T) {
 			l := use(zap.New(zapcore.NewCore(enc, zapcore.AddSync(out), zapcore.InfoLevel)))
 			return func() { l.Info("once", zap.Int("status", 200)); l.Info("again") }
 		}
-		one, two := write(&stock, zapcore.NewJSONEncoder(config)), write(&masked, &RedactEncoder{Encoder: zapcore.NewJSONEncoder(config)})
+		one, two := write(&stock, zapcore.NewJSONEncoder(config)), write(&masked, &RedactEncoder{inner: zapcore.NewJSONEncoder(config)})
 		request.Header["Accept"][0], vars[caddyhttp.ClientIPVarKey] = "changed", "changed" // after With
 		one()
 		two()
@@ -123,7 +123,7 @@ func TestEncoder_HoldsRequests(t *testing.T) {
 		return testing.AllocsPerRun(100, func() { log.With(loggable(request)).Debug("not written") })
 	}
 	stock := unwritten(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()))
-	if n := unwritten(&RedactEncoder{Encoder: zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())}); n > stock-4 {
+	if n := unwritten(&RedactEncoder{inner: zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())}); n > stock-4 {
 		t.Errorf("%v allocations for an entry that is not written, %v by the stock encoder", n, stock)
 	}
 }
@@ -159,7 +159,7 @@ func BenchmarkEncoder(b *testing.B) {
 	answer := http.Header{"Server": {"Caddy"}, "Content-Type": {"application/json"}, "Content-Length": {"17"}, "Date": {"Sun, 22 Nov 2026 05:00:00 GMT"}}
 	for name, enc := range map[string]zapcore.Encoder{
 		"stock":  zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()),
-		"redact": &RedactEncoder{Encoder: zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())},
+		"redact": &RedactEncoder{inner: zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())},
 	} {
 		b.Run(name, func(b *testing.B) {
 			log := zap.New(zapcore.NewCore(enc, zapcore.AddSync(discard{}), zapcore.InfoLevel))

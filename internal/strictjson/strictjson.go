@@ -5,11 +5,10 @@
 package strictjson
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -36,75 +35,127 @@ func Decode(text []byte) (Object, error) {
 	if !pairedSurrogates(text) {
 		return nil, wrong("half a surrogate pair")
 	}
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.UseNumber()
-	v, err := value(d, 0)
-	if err != nil {
-		return nil, err
+	if !json.Valid(text) {
+		return nil, wrong("a syntax error")
 	}
-	o, ok := v.(Object)
-	if !ok {
+	r := reader{text: string(text)}
+	if r.next() != '{' {
 		return nil, wrong("not an object")
 	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, wrong("more than one value")
+	return r.object(0)
+}
+
+// reader takes a text apart whose grammar encoding/json has checked. Values
+// without escapes are parts of the text.
+type reader struct {
+	text string
+	at   int
+}
+
+// next skips what stands between values and returns the byte that follows.
+func (r *reader) next() byte {
+	for {
+		switch c := r.text[r.at]; c {
+		case ' ', '\t', '\r', '\n', ',', ':':
+			r.at++
+		default:
+			return c
+		}
 	}
-	return o, nil
 }
 
 // value reads one value that stands depth levels deep.
-func value(d *json.Decoder, depth int) (any, error) {
-	t, err := d.Token()
-	if err != nil {
-		return nil, wrong("a syntax error")
+func (r *reader) value(depth int) (any, error) {
+	switch r.next() {
+	case '{':
+		return r.object(depth)
+	case '[':
+		return r.array(depth)
+	case '"':
+		return r.string()
+	case 't':
+		r.at += len("true")
+		return true, nil
+	case 'f':
+		r.at += len("false")
+		return false, nil
+	case 'n':
+		r.at += len("null")
+		return nil, nil
 	}
-	delim, nested := t.(json.Delim)
-	if !nested {
-		return t, nil
-	}
+	n := strings.IndexAny(r.text[r.at:], ",]} \t\r\n") // there is an end: the text is an object
+	number := json.Number(r.text[r.at : r.at+n])
+	r.at += n
+	return number, nil
+}
+
+func (r *reader) array(depth int) (any, error) {
 	if depth >= MaxDepth {
 		return nil, wrong("nested too deeply")
 	}
-	if delim == '[' {
-		return array(d, depth)
-	}
-	return object(d, depth)
-}
-
-func array(d *json.Decoder, depth int) (any, error) {
+	r.at++
 	out := []any{}
-	for d.More() {
-		v, err := value(d, depth+1)
+	for r.next() != ']' {
+		v, err := r.value(depth + 1)
 		if err != nil {
 			return nil, err
 		}
 		out = append(out, v)
 	}
-	if _, err := d.Token(); err != nil {
-		return nil, wrong("an array without an end")
-	}
+	r.at++
 	return out, nil
 }
 
-func object(d *json.Decoder, depth int) (any, error) {
+func (r *reader) object(depth int) (Object, error) {
+	if depth >= MaxDepth {
+		return nil, wrong("nested too deeply")
+	}
+	r.at++
 	out := Object{}
-	for d.More() {
-		t, err := d.Token()
-		name, ok := t.(string)
-		if err != nil || !ok {
-			return nil, wrong("a syntax error")
+	for r.next() != '}' {
+		name, err := r.string()
+		if err != nil {
+			return nil, err
 		}
 		if _, twice := out[name]; twice {
 			return nil, wrong("a member that comes twice")
 		}
-		if out[name], err = value(d, depth+1); err != nil {
+		if out[name], err = r.value(depth + 1); err != nil {
 			return nil, err
 		}
 	}
-	if _, err := d.Token(); err != nil {
-		return nil, wrong("an object without an end")
-	}
+	r.at++
 	return out, nil
+}
+
+// string reads the string that begins here.
+func (r *reader) string() (string, error) {
+	for end := r.at + 1; ; end++ {
+		switch r.text[end] {
+		case '"':
+			text := r.text[r.at+1 : end]
+			r.at = end + 1
+			return text, nil
+		case '\\':
+			return r.escaped()
+		}
+	}
+}
+
+// escaped reads a string with escapes in it.
+func (r *reader) escaped() (text string, err error) {
+	end := r.at + 1
+	for r.text[end] != '"' {
+		if r.text[end] == '\\' {
+			end++
+		}
+		end++
+	}
+	if err := json.Unmarshal([]byte(r.text[r.at:end+1]), &text); err != nil {
+		return "", wrong("a syntax error")
+	}
+	r.at = end + 1
+	return text, nil
 }
 
 // pairedSurrogates reports whether every escaped surrogate is one of a pair:

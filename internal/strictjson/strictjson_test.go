@@ -1,6 +1,7 @@
 package strictjson_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"reflect"
@@ -126,6 +127,7 @@ func FuzzDecode(f *testing.F) {
 	for _, s := range []string{`{}`, `{"a":[1,{"b":null}]}`, `{"\ud83d\ude00":"\\u0"}`, `{"a":1,"a":2}`, `{"a":"\ud800"}`} {
 		f.Add([]byte(s))
 	}
+	f.Add([]byte(" {\n\"a\\\"\" : [ 1 ,-2.5E+3\t, \"\\\\\" ] , \"\\u00e9\" : { } , \"t\":true,\"f\" :false } "))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		got, err := strictjson.Decode(text)
 		if err != nil {
@@ -138,6 +140,12 @@ func FuzzDecode(f *testing.F) {
 		if err := json.Unmarshal(text, &want); err != nil {
 			t.Fatalf("taken, though encoding/json says %v", err)
 		}
+		d := json.NewDecoder(bytes.NewReader(text))
+		d.UseNumber()
+		var same any
+		if err := d.Decode(&same); err != nil || !reflect.DeepEqual(plain(got), same) {
+			t.Fatalf("read as %v, by encoding/json as %v, %v", got, same, err)
+		}
 		again, err := json.Marshal(got)
 		if err != nil {
 			t.Fatal(err)
@@ -146,4 +154,23 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("%q is not taken again: %v", again, err)
 		}
 	})
+}
+
+// plain is a value in encoding/json's types.
+func plain(v any) any {
+	switch v := v.(type) {
+	case strictjson.Object:
+		out := map[string]any{}
+		for name, member := range v {
+			out[name] = plain(member)
+		}
+		return out
+	case []any:
+		out := []any{}
+		for _, e := range v {
+			out = append(out, plain(e))
+		}
+		return out
+	}
+	return v
 }
