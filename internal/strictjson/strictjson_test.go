@@ -136,10 +136,6 @@ func FuzzDecode(f *testing.F) {
 			}
 			return
 		}
-		var want map[string]any
-		if err := json.Unmarshal(text, &want); err != nil {
-			t.Fatalf("taken, though encoding/json says %v", err)
-		}
 		d := json.NewDecoder(bytes.NewReader(text))
 		d.UseNumber()
 		var same any
