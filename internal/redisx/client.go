@@ -54,6 +54,7 @@ type Client struct {
 	closed  bool
 	stop    context.CancelFunc
 	watcher sync.WaitGroup
+	batches batches
 
 	reads, writes *gobreaker.CircuitBreaker[[]byte]
 	lastRead      atomic.Pointer[error]
@@ -238,7 +239,7 @@ func (c *Client) call(ctx context.Context, doing string, b *gobreaker.CircuitBre
 // auth.ErrUnavailable.
 func (c *Client) Get(ctx context.Context, name string) ([]byte, error) {
 	out, err := c.call(ctx, "reading from", c.reads, &c.lastRead, func(ctx context.Context, rdb redis.UniversalClient) ([]byte, error) {
-		return rdb.GetRange(ctx, name, 0, MaxValue-1).Bytes()
+		return c.get(ctx, rdb, name)
 	})
 	if err == nil && len(out) == 0 {
 		return nil, auth.ErrNotFound

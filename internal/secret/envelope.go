@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"hash"
+	"strconv"
 	"sync"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
@@ -51,9 +52,11 @@ func (e *Envelope) Name(kind string, configuration []byte, fp auth.Fingerprint) 
 	mac := e.macs.Get().(hash.Hash)
 	defer e.macs.Put(mac)
 	mac.Reset()
-	fmt.Fprintf(mac, "%s\x00%d\x00", kind, len(configuration))
-	mac.Write(configuration)
-	mac.Write(fp[:])
+	text := append(make([]byte, 0, 128), kind...)
+	text = append(text, 0)
+	text = append(strconv.AppendInt(text, int64(len(configuration)), 10), 0)
+	text = append(append(text, configuration...), fp[:]...)
+	mac.Write(text)
 	var sum [sha256.Size]byte
 	return e.store + ":" + base64.RawURLEncoding.EncodeToString(mac.Sum(sum[:0]))
 }

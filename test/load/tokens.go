@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -11,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -84,56 +82,15 @@ func (i *issuer) rawCheck() float64 {
 	return took[len(took)/2]
 }
 
-func tokenRequests(p *process, tokens []string) [][]byte {
+func tokenRequests(addr string, tokens []string) [][]byte {
 	out := make([][]byte, len(tokens))
 	for i, t := range tokens {
-		out[i] = []byte("GET /v1/orders?page=2 HTTP/1.1\r\nHost: " + p.addr + "\r\nUser-Agent: load\r\nAccept: */*\r\nAuthorization: Bearer " + t + "\r\n\r\n")
+		out[i] = []byte("GET /v1/orders?page=2 HTTP/1.1\r\nHost: " + addr + "\r\nUser-Agent: load\r\nAccept: */*\r\nAuthorization: Bearer " + t + "\r\n\r\n")
 	}
 	return out
 }
 
-// measureTokens compares JWTs with plain Caddy and with keys. base is plain
-// Caddy, gw takes keys.
-func (b *bench) measureTokens(ctx context.Context, base, gw *process, upstream string) ([]figure, error) {
-	iss, err := startIssuer()
-	if err != nil {
-		return nil, err
-	}
-	defer iss.listener.Close()
-	tokens, err := iss.tokens(tokenCount)
-	if err != nil {
-		return nil, err
-	}
-	block := fmt.Sprintf("issuer corp {\nurl %s\njwks %s/keys\naudience https://api.example.com\n}", iss.url, iss.url)
-	cached, err := b.startWith(ctx, "jwt", upstream, "auth", "auth_redact", block)
-	if err != nil {
-		return nil, err
-	}
-	defer cached.stop()
-	hit := figure{name: "JWT cached / plain", bound: 1.08, told: true}
-	if err := b.duet(ctx, &hit, base, cached, tokenRequests(base, tokens), tokenRequests(cached, tokens), 200); err != nil {
-		return nil, err
-	}
-	same := figure{name: "JWT cached / key cached", bound: 1.08, told: true}
-	if err := b.duet(ctx, &same, gw, cached, keyRequests(gw, b.keys, ""), tokenRequests(cached, tokens), 200); err != nil {
-		return nil, err
-	}
-	// A memory tier that is too small for them: each token is new every time.
-	cold, err := b.startWith(ctx, "jwt-cold", upstream, "auth", "auth_redact", strings.Replace(block, "issuer", "cache {\nsize 64\n}\nissuer", 1))
-	if err != nil {
-		return nil, err
-	}
-	defer cold.stop()
-	fresh := figure{name: "new JWT (ES256) / plain"}
-	if err := b.duet(ctx, &fresh, base, cold, tokenRequests(base, tokens), tokenRequests(cold, tokens), 200); err != nil {
-		return nil, err
-	}
-	raw := iss.rawCheck()
-	fresh.note = fmt.Sprintf("a new JWT costs %.0f us more than a cached one; one raw signature check %.0f us: %.0f us above it", middle(fresh.micros)-middle(hit.micros), raw, middle(fresh.micros)-middle(hit.micros)-raw)
-	return []figure{hit, same, fresh}, nil
-}
-
-func middle(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	return sorted[len(sorted)/2]
+// block configures the issuer.
+func (i *issuer) block() string {
+	return fmt.Sprintf("issuer corp {\nurl %s\njwks %s/keys\naudience https://api.example.com\n}", i.url, i.url)
 }

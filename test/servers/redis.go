@@ -82,6 +82,9 @@ func StartRedisWith(t testing.TB, admin *redis.Options, args ...string) *Redis {
 // somebody may be writing it.
 const ToList = "redis.call('DEL', KEYS[1]) return redis.call('LPUSH', KEYS[1], 'x')"
 
+// Pid is the server's process.
+func (r *Redis) Pid() int { return r.cmd.Process.Pid }
+
 // URL is the server's, without user and password.
 func (r *Redis) URL() string { return "redis://" + r.Addr + "/0" }
 

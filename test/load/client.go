@@ -1,0 +1,209 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func request(addr, key string) []byte {
+	return []byte("GET /v1/orders?page=2 HTTP/1.1\r\nHost: " + addr + "\r\nUser-Agent: load\r\nAccept: */*\r\nX-API-Key: " + key + "\r\n\r\n")
+}
+
+func keyRequests(addr string, keys []string) [][]byte {
+	out := make([][]byte, len(keys))
+	for i, k := range keys {
+		out[i] = request(addr, k)
+	}
+	return out
+}
+
+// forged changes each key's last character.
+func forged(keys []string) []string {
+	out := make([]string, len(keys))
+	for i, k := range keys {
+		last := "0"
+		if k[len(k)-1] == '0' {
+			last = "1"
+		}
+		out[i] = k[:len(k)-1] + last
+	}
+	return out
+}
+
+// run sends requests over conns connections, each as soon as the last was
+// answered, until ctx ends, and returns how many were answered with the wanted
+// status. Any other answer is an error.
+func run(ctx context.Context, addr string, requests [][]byte, conns, want int) (int, error) {
+	var wg sync.WaitGroup
+	counts, errs := make([]int, conns), make([]error, conns)
+	for i := range conns {
+		wg.Go(func() {
+			c, err := dial(addr, want)
+			if errs[i] = err; err != nil {
+				return
+			}
+			defer c.Close()
+			for k := i; ctx.Err() == nil && errs[i] == nil; k += conns {
+				if errs[i] = c.do(requests[k%len(requests)]); errs[i] == nil {
+					counts[i]++
+				}
+			}
+		})
+	}
+	wg.Wait()
+	total := 0
+	for _, n := range counts {
+		total += n
+	}
+	return total, errors.Join(errs...)
+}
+
+// once sends every request once.
+func once(ctx context.Context, addr string, requests [][]byte, conns, want int) error {
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	errs := make([]error, conns)
+	for i := range conns {
+		wg.Go(func() {
+			c, err := dial(addr, want)
+			if errs[i] = err; err != nil {
+				return
+			}
+			defer c.Close()
+			for errs[i] == nil {
+				k := int(next.Add(1)) - 1
+				if k >= len(requests) {
+					return
+				}
+				if errs[i] = ctx.Err(); errs[i] == nil {
+					errs[i] = c.do(requests[k])
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// open sends requests at a rate, whether earlier ones were answered or not, for
+// a time, and returns how long each took from the moment in which it was due.
+func open(ctx context.Context, addr string, requests [][]byte, rate, conns int, length time.Duration, want int) ([]time.Duration, error) {
+	due := make(chan time.Time, rate*int(length/time.Second+1))
+	var wg sync.WaitGroup
+	took, errs := make([][]time.Duration, conns), make([]error, conns)
+	for i := range conns {
+		wg.Go(func() {
+			c, err := dial(addr, want)
+			if errs[i] = err; err != nil {
+				return
+			}
+			defer c.Close()
+			k := i
+			for at := range due {
+				if errs[i] = c.do(requests[k%len(requests)]); errs[i] != nil {
+					return
+				}
+				took[i] = append(took[i], time.Since(at))
+				k += conns
+			}
+		})
+	}
+	began := time.Now()
+	for n := 0; ctx.Err() == nil; n++ {
+		at := time.Duration(n) * time.Second / time.Duration(rate)
+		if at > length {
+			break
+		}
+		pause(at - time.Since(began))
+		due <- began.Add(at)
+	}
+	close(due)
+	wg.Wait()
+	return slices.Concat(took...), errors.Join(errs...)
+}
+
+// pause waits more exactly than Go's timers do.
+func pause(d time.Duration) {
+	if d > 0 {
+		ts := unix.NsecToTimespec(d.Nanoseconds())
+		_ = unix.Nanosleep(&ts, nil)
+	}
+}
+
+// quantile of durations, in microseconds.
+func quantile(took []time.Duration, q float64) float64 {
+	if len(took) == 0 {
+		return 0
+	}
+	slices.Sort(took)
+	return float64(took[min(int(q*float64(len(took))), len(took)-1)].Nanoseconds()) / 1000
+}
+
+// conn is a connection that asks and reads cheaply.
+type conn struct {
+	net.Conn
+	r    *bufio.Reader
+	want int
+}
+
+func dial(addr string, want int) (*conn, error) {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return &conn{c, bufio.NewReader(c), want}, nil
+}
+
+func (c *conn) do(request []byte) error {
+	if _, err := c.Write(request); err != nil {
+		return err
+	}
+	status, err := readResponse(c.r)
+	if err == nil && status != c.want {
+		err = fmt.Errorf("status %d, want %d", status, c.want)
+	}
+	return err
+}
+
+// readResponse reads one response with a Content-Length.
+func readResponse(r *bufio.Reader) (int, error) {
+	line, err := r.ReadSlice('\n')
+	if err != nil {
+		return 0, err
+	}
+	if len(line) < 12 {
+		return 0, fmt.Errorf("odd status line %q", line)
+	}
+	status, err := strconv.Atoi(string(line[9:12]))
+	if err != nil {
+		return 0, err
+	}
+	length := 0
+	for {
+		line, err := r.ReadSlice('\n')
+		if err != nil {
+			return 0, err
+		}
+		if len(line) <= 2 {
+			break
+		}
+		if name, value, _ := bytes.Cut(line, []byte(":")); bytes.EqualFold(name, []byte("Content-Length")) {
+			if length, err = strconv.Atoi(string(bytes.TrimSpace(value))); err != nil {
+				return 0, err
+			}
+		}
+	}
+	_, err = r.Discard(length)
+	return status, err
+}
