@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -27,6 +28,8 @@ func init() {
 
 // Defaults of the global block.
 const (
+	DefaultRefusalRate = 1000
+
 	DefaultKeyPrefix = "ca"
 	DefaultKeyHeader = "X-API-Key"
 )
@@ -74,6 +77,10 @@ type App struct {
 	// Servers that are asked about bearer tokens which are nothing else, by a
 	// name of our own.
 	Introspection map[string]*IntrospectionConfig `json:"introspection,omitempty"`
+
+	// How many refusals a second are answered at once; more wait for their turn,
+	// at most half a second. Default: 1000. Negative: all.
+	RefusalRate int `json:"refusal_rate,omitempty"`
 
 	// More query parameter names to refuse, on every site.
 	RefuseQuery []string `json:"refuse_query,omitempty"`
@@ -195,10 +202,11 @@ func (a *App) provisionSettings() error {
 		c = &CacheConfig{}
 	}
 	a.settings = &settings{
-		log:       a.log,
-		prefix:    a.KeyPrefix,
-		limits:    cache.Limits{Size: c.Size, TTL: time.Duration(c.TTL), NegativeSize: c.NegativeSize, NegativeTTL: time.Duration(c.NegativeTTL)},
-		following: feed.Config{PollInterval: time.Duration(a.PollInterval), MaxStaleness: time.Duration(a.MaxStaleness), Memory: a.Redis.ttl()},
+		log:         a.log,
+		prefix:      a.KeyPrefix,
+		limits:      cache.Limits{Size: c.Size, TTL: time.Duration(c.TTL), NegativeSize: c.NegativeSize, NegativeTTL: time.Duration(c.NegativeTTL)},
+		refusalRate: max(0, cmp.Or(a.RefusalRate, DefaultRefusalRate)),
+		following:   feed.Config{PollInterval: time.Duration(a.PollInterval), MaxStaleness: time.Duration(a.MaxStaleness), Memory: a.Redis.ttl()},
 	}
 	if a.Redis == nil {
 		return nil

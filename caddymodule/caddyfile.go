@@ -86,6 +86,7 @@ func block(d *caddyfile.Dispenser, what string, each map[string]func(*caddyfile.
 //		identity_headers {...}
 //		problem_types <base>
 //		leaked audit|revoke
+//		refusal_rate <n>|off
 //		unsafe_logs [<logs...>]
 //	}
 func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
@@ -113,6 +114,7 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 		"identity_headers": identityHeaders(&app.IdentityHeaders),
 		"problem_types":    text(&app.ProblemTypes),
 		"leaked":           choice(&app.Leaked, "audit", "revoke"),
+		"refusal_rate":     app.parseRefusalRate,
 		"unsafe_logs": func(d *caddyfile.Dispenser) error {
 			app.UnsafeLogs = &UnsafeLogs{Loggers: d.RemainingArgs()}
 			return nil
@@ -122,6 +124,23 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 		return nil, err
 	}
 	return httpcaddyfile.App{Name: "auth", Value: caddyconfig.JSON(app, nil)}, nil
+}
+
+func (a *App) parseRefusalRate(d *caddyfile.Dispenser) error {
+	var value string
+	if !d.Args(&value) || d.NextArg() {
+		return d.ArgErr()
+	}
+	if value == "off" {
+		a.RefusalRate = -1
+		return nil
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil || n <= 0 {
+		return d.Errf("refusal_rate %s: want a number of refusals a second, or off", value)
+	}
+	a.RefusalRate = n
+	return nil
 }
 
 func (a *App) parseStore(d *caddyfile.Dispenser) error {

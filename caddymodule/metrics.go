@@ -41,6 +41,7 @@ type collectors struct {
 	refused    prometheus.Counter
 	leaks      prometheus.Counter
 	suppressed prometheus.Counter
+	slowed     prometheus.Counter
 	lag        prometheus.Gauge
 	bells      *prometheus.CounterVec
 	ended      *prometheus.CounterVec
@@ -69,6 +70,9 @@ func newCollectors() *collectors {
 		}),
 		suppressed: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: ns, Name: "decisions_suppressed_total", Help: "Refusals that the decision log left out by its rate limit.",
+		}),
+		slowed: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: ns, Name: "refusals_slowed_total", Help: "Refusals that waited because there were too many of them.",
 		}),
 		lag: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: ns, Name: "journal_lag_seconds", Help: "How old the change that was applied last was then, by the clocks of its writer and this gateway.",
@@ -103,7 +107,7 @@ func newCollectors() *collectors {
 // register makes the collectors known to a configuration's registry. Another
 // app of the same configuration may have done so.
 func (m *collectors) register(reg prometheus.Registerer) error {
-	for _, c := range []prometheus.Collector{m.requests, m.lookupsVec, m.secondsVec, m.refused, m.leaks, m.suppressed, m.lag, m.bells, m.ended, m.issuerUp, m.state} {
+	for _, c := range []prometheus.Collector{m.requests, m.lookupsVec, m.secondsVec, m.refused, m.leaks, m.suppressed, m.slowed, m.lag, m.bells, m.ended, m.issuerUp, m.state} {
 		var dup prometheus.AlreadyRegisteredError
 		if err := reg.Register(c); err != nil && !errors.As(err, &dup) {
 			return err

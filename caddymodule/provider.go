@@ -45,6 +45,7 @@ func (p *Provider) Authenticate(w http.ResponseWriter, r *http.Request) (user ca
 	case j.refusal != nil && problem.Status(j.refusal.Code) == http.StatusUnauthorized:
 		p.problems.SetHeaders(w.Header(), j.refusal)
 		p.logRefusal(r, j.refusal, j.refused(), "")
+		p.slowDown(r, j.refusal)
 		closeUnread(w, r)
 		return user, false, nil
 	case j.refusal != nil:

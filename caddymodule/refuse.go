@@ -24,6 +24,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, refusal *auth.R
 	instance := "urn:uuid:" + uuid.NewString()
 	h.explain.refusal(h, refusal)
 	h.logRefusal(r, refusal, id, instance)
+	h.slowDown(r, refusal)
 	closeUnread(w, r)
 	if h.Errors == "handle_errors" && !problem.IsGRPC(r) {
 		status := h.problems.SetHeaders(w.Header(), refusal)
@@ -32,6 +33,17 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, refusal *auth.R
 	// The answer is given; that it could not be written is no error of the site's.
 	_ = h.problems.Write(w, r, refusal, instance)
 	return nil
+}
+
+// slowDown makes refusals that anybody can cause wait when there are too many
+// of them, so that good traffic keeps the processor.
+func (h *Handler) slowDown(r *http.Request, refusal *auth.Refusal) {
+	switch problem.Status(refusal.Code) {
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusTooEarly:
+		if h.app.rt.pacer.Wait(r.Context()) {
+			metrics.slowed.Inc()
+		}
+	}
 }
 
 // refusedError is a refusal on its way to the error routes.

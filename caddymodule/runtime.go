@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/cache"
 	"github.com/caddy-auth/caddy-auth/internal/feed"
+	"github.com/caddy-auth/caddy-auth/internal/pace"
 	"github.com/caddy-auth/caddy-auth/internal/secret"
 	"github.com/caddy-auth/caddy-auth/internal/store"
 	"github.com/caddy-auth/caddy-auth/internal/stream"
@@ -68,6 +69,7 @@ type runtime struct {
 	streams  *stream.Registry
 	leaks    leakLog
 	refusals refusalLog
+	pacer    *pace.Pacer  // of refusals
 	users    atomic.Int64 // requests inside
 
 	now     atomic.Pointer[settings] // those in force, never nil
@@ -105,7 +107,7 @@ type runtime struct {
 }
 
 func newRuntime(backend Backend, masters []auth.Secret) *runtime {
-	rt := &runtime{backend: backend, masters: masters, opened: make(chan struct{})}
+	rt := &runtime{backend: backend, masters: masters, pacer: pace.New(), opened: make(chan struct{})}
 	rt.now.Store(&settings{log: zap.NewNop(), prefix: DefaultKeyPrefix})
 	rt.memory = cache.NewMemory(cache.Limits{})
 	rt.follower = feed.New(journal{rt}, rt.memory, newNode(), feed.Config{}, feed.Events{

@@ -25,6 +25,7 @@ type settings struct {
 	prefix      string
 	limits      cache.Limits
 	following   feed.Config
+	refusalRate int            // a second; 0: any
 	redis       *redisx.Client // nil: none
 	redisPrefix string
 	redisTTL    time.Duration
@@ -84,6 +85,7 @@ func (rt *runtime) abandon(s *settings) {
 func (rt *runtime) apply(s *settings) {
 	rt.now.Store(s)
 	rt.follower.Tune(s.following)
+	rt.pacer.SetRate(s.refusalRate)
 	rt.learn(s.prefix)
 	rt.linkShared()
 	if s.redis != nil {

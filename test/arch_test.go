@@ -23,6 +23,7 @@ var levels = map[string]int{
 	"internal/redisx":          1,
 	"internal/jwt":             1,
 	"internal/fetch":           1,
+	"internal/pace":            1,
 	"internal/store":           2,
 	"internal/store/sqlite":    2,
 	"internal/store/postgres":  2,
@@ -38,7 +39,8 @@ var levels = map[string]int{
 	"caddymodule":              4,
 	"cmd/caddy-auth":           5,
 	"test/load":                6,
-	"test/servers":             6,
+	"test/load/stock":          6,
+	"test/servers":             5,
 	"test/ledger":              6,
 	"test/e2e":                 6,
 	"test/adapt":               6,
@@ -57,7 +59,7 @@ var sameLevel = map[string][]string{
 
 // onlyIn says which packages may import what.
 var onlyIn = map[string][]string{
-	"github.com/caddyserver/":           {"caddymodule", "cmd/caddy-auth", "test/load"},
+	"github.com/caddyserver/":           {"caddymodule", "cmd/caddy-auth", "test/load/stock"},
 	"github.com/prometheus/":            {"caddymodule"},
 	"modernc.org/sqlite":                {"internal/store/sqlite"},
 	"github.com/jackc/":                 {"internal/store/postgres", "test/servers"},

@@ -50,12 +50,10 @@ func (v *Verifier) lead(f *cache.Flight, fp auth.Fingerprint) {
 
 // run looks in the shared tier, whose slot the caller took, then in the store.
 func (v *Verifier) run(f *cache.Flight, fp auth.Fingerprint, shared Shared) {
-	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
-	defer cancel()
 	var old *cache.Record
 	if shared != nil {
 		var landed bool
-		landed, old = v.loadShared(ctx, f, fp, shared)
+		landed, old = v.loadShared(context.Background(), f, fp, shared) // the tier has a deadline of its own
 		<-v.reads
 		if landed {
 			return
@@ -67,6 +65,8 @@ func (v *Verifier) run(f *cache.Flight, fp auth.Fingerprint, shared Shared) {
 			return
 		}
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
+	defer cancel()
 	record, ok := v.loadStore(ctx, f, fp, old)
 	<-v.slots
 	if ok && shared != nil && record.Verdict.Outcome == auth.Allow && take(v.writes) {

@@ -37,6 +37,7 @@ type spec struct {
 	shipped bool   // with the binary's own runtime settings, else with Go's default GOGC
 	tls     bool
 	warm    bool // with a second site that only authenticates
+	paced   bool // refusals; else they are answered as fast as they come
 	cache   int  // identities; default: more than are used
 	every   bool // on every core
 }
@@ -83,6 +84,9 @@ func (b *bench) caddyfile(s spec, addr, extra, admin string) string {
 	format := s.format
 	auth := ""
 	if s.auth != "" || strings.Contains(s.sites, "auth") {
+		if !s.paced {
+			s.auth += "\nrefusal_rate off"
+		}
 		size := cmp.Or(s.cache, 2*max(len(b.keys), tokenCount))
 		auth = fmt.Sprintf("auth {\nstore %s\ncache {\nsize %d\nttl 1h\n}\n%s\n}", cmp.Or(s.store, "sqlite "+b.db), size, s.auth)
 		format = cmp.Or(format, "auth_redact")

@@ -90,6 +90,8 @@ func (p *process) stop() {
 	}
 	p.once.Do(func() {
 		_ = p.cmd.Process.Signal(os.Interrupt)
+		hung := time.AfterFunc(20*time.Second, func() { _ = p.cmd.Process.Kill() })
+		defer hung.Stop()
 		_ = p.cmd.Wait() // how it ended is of no interest
 	})
 }

@@ -26,6 +26,13 @@ func (b *bench) startAll(ctx context.Context, specs ...spec) (ps []*process, sto
 		}
 	}
 	for _, s := range specs {
+		if s.stock && b.stock == "" {
+			b.stock = filepath.Join(b.dir, "stock-caddy")
+			if err := b.build(ctx, b.stock, "./test/load/stock"); err != nil {
+				stop()
+				return nil, nil, err
+			}
+		}
 		p, err := b.start(ctx, s)
 		if err != nil {
 			stop()

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"slices"
 	"time"
 )
 
@@ -65,21 +64,6 @@ func (i *issuer) tokens(n int) ([]string, error) {
 		out[k] = signed + "." + b64(append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...))
 	}
 	return out, nil
-}
-
-// rawCheck is what one signature check takes by itself, in microseconds: the
-// median of many.
-func (i *issuer) rawCheck() float64 {
-	digest := sha256.Sum256([]byte("x"))
-	r, s, _ := ecdsa.Sign(rand.Reader, i.key, digest[:])
-	var took []float64
-	for range 2000 {
-		began := time.Now()
-		ecdsa.Verify(&i.key.PublicKey, digest[:], r, s)
-		took = append(took, float64(time.Since(began).Nanoseconds())/1000)
-	}
-	slices.Sort(took)
-	return took[len(took)/2]
 }
 
 func tokenRequests(addr string, tokens []string) [][]byte {

@@ -1,4 +1,5 @@
-// Command stock is Caddy as it is released, to compare with.
+// Command stock is Caddy as it is released, to compare with, and a handler that
+// does nothing but check a signature, for the one case that wants it.
 package main
 
 import (
