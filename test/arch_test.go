@@ -40,6 +40,7 @@ var levels = map[string]int{
 	"cmd/caddy-auth":           5,
 	"test/load":                6,
 	"test/load/stock":          6,
+	"test/load/authservice":    6,
 	"test/servers":             5,
 	"test/ledger":              6,
 	"test/e2e":                 6,

@@ -14,6 +14,7 @@ need chromium chromium
 need patch patch
 need node nodejs
 need npm npm
+if [ "${1:-}" = bench-peers ]; then need nginx nginx-light; fi
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 compgen -G '/usr/sbin/php-fpm*' >/dev/null || missing+=(php-fpm)
 

@@ -13,4 +13,3 @@ func tierOf(labels string) string {
 }
 
 func (b *bench) growthSuite(ctx context.Context) ([]Section, error) { return nil, nil }
-func (b *bench) peersSuite(ctx context.Context) ([]Section, error)  { return nil, nil }
