@@ -64,7 +64,7 @@ var onlyIn = map[string][]string{
 	"github.com/prometheus/":            {"caddymodule"},
 	"modernc.org/sqlite":                {"internal/store/sqlite"},
 	"github.com/jackc/":                 {"internal/store/postgres", "test/servers"},
-	"github.com/redis/":                 {"internal/redisx", "internal/limit", "test/servers"},
+	"github.com/redis/":                 {"internal/redisx", "internal/limit", "test/servers", "test/load/authservice"},
 	"github.com/sony/gobreaker":         {"internal/redisx", "internal/introspect"},
 	"go.opentelemetry.io/":              {"caddymodule"},
 	"go.uber.org/zap":                   {"caddymodule"},

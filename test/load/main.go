@@ -27,6 +27,7 @@ type bench struct {
 	conns             int
 	duets             bool
 	profile           string
+	stored            string
 	tb                *shim
 }
 
@@ -72,6 +73,7 @@ func realMain() (err error) {
 	only := flag.String("only", strings.Join(standard, ","), "suites to run")
 	write := flag.String("write", "", "folder to write benchmarks.md, .json and .svg to")
 	flag.StringVar(&b.profile, "profile", "", "folder to write CPU and allocation profiles of every process to")
+	flag.StringVar(&b.stored, "stored", "1000,100000,1000000,5000000", "keys in the store, for the suite growth")
 	flag.StringVar(&b.binary, "binary", "", "the binary to measure (default: build it)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -107,11 +109,7 @@ func (b *bench) runSuites(ctx context.Context, names []string) (sections []Secti
 	if err := b.startUpstream(); err != nil {
 		return nil, err
 	}
-	n := used
-	if slices.Contains(names, "million") || slices.Contains(names, "growth") {
-		n = max(used, b.identities)
-	}
-	if err := b.prepare(ctx, n); err != nil {
+	if err := b.prepare(ctx, used); err != nil {
 		return nil, err
 	}
 	leaveGatewayCore()

@@ -180,7 +180,7 @@ func row(name string, bound float64, p pairing) Row {
 		Name: name, Ratio: middle(r), Min: slices.Min(r), Max: slices.Max(r), Bound: bound, Pairs: len(r),
 		Micros: middle(of(p.with, micros)), Base: middle(of(p.base, micros)),
 		Mallocs: gap(func(s sample) float64 { return s.mallocs }), Bytes: gap(func(s sample) float64 { return s.bytes }),
-		GCs: middle(of(p.with, func(s sample) float64 { return s.gcs })), Counted: true,
+		GCs: middle(of(p.with, func(s sample) float64 { return s.gcs })), Counted: p.with[0].mallocs > 0,
 	}
 }
 
