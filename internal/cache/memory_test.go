@@ -376,6 +376,37 @@ func TestMemory_ReadersNeverSeeHalfARecord(t *testing.T) {
 	wg.Wait()
 }
 
+// TestMemory_VerdictsOutliveTheirSlots: what a request was told stays as it is
+// while its slot goes to others.
+func TestMemory_VerdictsOutliveTheirSlots(t *testing.T) {
+	m := cache.NewMemory(cache.Limits{Size: 64}) // one a shard, or few
+	var wg sync.WaitGroup
+	for worker := range uint64(8) {
+		wg.Go(func() {
+			held := map[string]auth.Verdict{}
+			for i := range uint64(2000) {
+				n := worker*1_000_000 + i
+				subject := strings.Repeat(fmt.Sprint(n, " "), int(i%30)+1)
+				land(m, fp(n), allow(subject))
+				var v auth.Verdict
+				if m.Lookup(&v, fp(n), time.Now()) {
+					held[subject] = v
+				}
+			}
+			if len(held) < 1000 {
+				t.Errorf("only %d were found right after they were put in", len(held))
+			}
+			for subject, v := range held {
+				if v.Identity.Subject != subject || v.Identity.Scopes != "orders:read orders:write" || v.Identity.Environment != "live" {
+					t.Errorf("%q became %+v", subject, v.Identity)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
 // TestMemoryProperty compares the cache with a map: it may forget, but never
 // tell anything that was not put there or was dropped.
 func TestMemoryProperty(t *testing.T) {
