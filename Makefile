@@ -40,18 +40,22 @@ bench-micro: ## Go benchmarks and their allocations
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/verifier ./internal/jwt ./internal/cache ./internal/redact ./caddymodule
 
 bench: deps ## CPU per request against plain Caddy, both loaded at once (some eight minutes); writes docs/benchmarks.*
-	$(GO) run ./test/load -write docs
+	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/load ./test/load
+	$(BIN)/load -write docs
 
 bench-peers: ## The same beside forward_auth and nginx auth_request (some four minutes)
 	@test/deps.sh bench-peers
-	$(GO) run ./test/load -only peers -write docs
+	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/load ./test/load
+	$(BIN)/load -only peers -write docs
 
 bench-growth: deps ## Cost against keys, identities, revocations, gateways (some ten minutes)
-	$(GO) run ./test/load -only growth -write docs
+	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/load ./test/load
+	$(BIN)/load -only growth -write docs
 
 profile: ## CPU and allocation profiles of a gateway and of plain Caddy under load, in PROFILES (default /tmp/caddy-auth-profiles)
 	mkdir -p $${PROFILES:-/tmp/caddy-auth-profiles}
-	$(GO) run ./test/load -only profile -profile $${PROFILES:-/tmp/caddy-auth-profiles}
+	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/load ./test/load
+	$(BIN)/load -only profile -profile $${PROFILES:-/tmp/caddy-auth-profiles}
 
 soak: deps ## The long tests: properties, the bound of a revocation, crashes, then an hour of everything (SOAK_FOR)
 	CADDY_AUTH_SOAK=1 $(GO) test -timeout 60m -count=1 -run 'Bound|Crashes' -v ./test/fleet

@@ -27,7 +27,7 @@ func tierOf(labels string) string {
 // growthSuite shows where cost bends.
 func (b *bench) growthSuite(ctx context.Context) ([]Section, error) {
 	var sections []Section
-	for _, measure := range []func(context.Context) (Section, error){b.growStore, b.growMemory, b.growChanges, b.growFleet} {
+	for _, measure := range []func(context.Context) (Section, error){b.growCold, b.growStore, b.growMemory, b.growChanges, b.growFleet} {
 		s, err := measure(ctx)
 		if err != nil {
 			return nil, err
@@ -94,6 +94,7 @@ func (b *bench) growMemory(ctx context.Context) (Section, error) {
 		return out, err
 	}
 	for _, n := range []int{1000, 10_000, 100_000, len(keys)} {
+		n = min(n, len(keys))
 		ps, stop, err := b.startAll(ctx, spec{name: "plain"}, spec{name: "grown", sites: "auth", warm: true, store: "sqlite " + db, cache: n + n/10 + 1000})
 		if err != nil {
 			return out, err

@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -76,7 +77,7 @@ func realMain() (err error) {
 	flag.StringVar(&b.stored, "stored", "1000,100000,1000000,5000000", "keys in the store, for the suite growth")
 	flag.StringVar(&b.binary, "binary", "", "the binary to measure (default: build it)")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if b.dir, err = os.MkdirTemp("", "caddy-auth-load"); err != nil {
 		return err

@@ -66,6 +66,9 @@ func launch(ctx context.Context, cmd *exec.Cmd, addr string) (*process, error) {
 		return nil, err
 	}
 	p := &process{cmd: cmd, pid: cmd.Process.Pid, addr: addr}
+	runningMu.Lock()
+	running = append(running, p)
+	runningMu.Unlock()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
@@ -81,6 +84,20 @@ func launch(ctx context.Context, cmd *exec.Cmd, addr string) (*process, error) {
 			p.stop()
 			return nil, fmt.Errorf("%s does not listen on %s", filepath.Base(cmd.Path), addr)
 		}
+	}
+}
+
+// running are the processes that were started, so that none outlives this one.
+var (
+	runningMu sync.Mutex
+	running   []*process
+)
+
+func stopAll() {
+	runningMu.Lock()
+	defer runningMu.Unlock()
+	for _, p := range running {
+		p.stop()
 	}
 }
 

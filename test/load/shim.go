@@ -47,6 +47,7 @@ func (s *shim) end(err *error) {
 	default:
 		defer panic(r)
 	}
+	stopAll()
 	for i := len(s.cleanups) - 1; i >= 0; i-- {
 		s.cleanups[i]()
 	}
