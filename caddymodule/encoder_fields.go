@@ -10,7 +10,8 @@ import (
 // The fields of Logger.With come one by one, into a clone. Caddy's proxy makes
 // a logger with the whole request for each round trip, for entries that are
 // hardly ever written. So what it adds is held, and encoded and masked only for
-// an entry that is written.
+// an entry that is written. Nothing is added to an encoder after its first Clone:
+// zap and Caddy add fields to clones only.
 
 // heldFields are the last fields of Logger.With.
 type heldFields struct {

@@ -6,6 +6,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
 
+	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/problem"
 )
 
@@ -45,7 +46,9 @@ func (p *Provider) Authenticate(w http.ResponseWriter, r *http.Request) (user ca
 	case j.refusal != nil && problem.Status(j.refusal.Code) == http.StatusUnauthorized:
 		p.problems.SetHeaders(w.Header(), j.refusal)
 		p.logRefusal(r, j.refusal, j.refused(), "")
-		p.slowDown(r, j.refusal)
+		if j.refusal.Code != auth.CodeMissingCredential { // another provider may find one
+			p.slowDown(w, r, j.refusal)
+		}
 		closeUnread(w, r)
 		return user, false, nil
 	case j.refusal != nil:

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/pace"
 	"github.com/caddy-auth/caddy-auth/internal/problem"
 	"github.com/caddy-auth/caddy-auth/internal/redact"
 )
@@ -24,7 +25,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, refusal *auth.R
 	instance := "urn:uuid:" + uuid.NewString()
 	h.explain.refusal(h, refusal)
 	h.logRefusal(r, refusal, id, instance)
-	h.slowDown(r, refusal)
+	h.slowDown(w, r, refusal)
 	closeUnread(w, r)
 	if h.Errors == "handle_errors" && !problem.IsGRPC(r) {
 		status := h.problems.SetHeaders(w.Header(), refusal)
@@ -36,13 +37,19 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, refusal *auth.R
 }
 
 // slowDown makes refusals that anybody can cause wait when there are too many
-// of them, so that good traffic keeps the processor.
-func (h *Handler) slowDown(r *http.Request, refusal *auth.Refusal) {
+// of them, so that good traffic keeps the processor. When too many wait, the
+// rest lose their connections: on HTTP/2 it ends when what is under way has.
+func (h *Handler) slowDown(w http.ResponseWriter, r *http.Request, refusal *auth.Refusal) {
 	switch problem.Status(refusal.Code) {
 	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusTooEarly:
-		if h.app.rt.pacer.Wait(r.Context()) {
-			metrics.slowed.Inc()
-		}
+	default:
+		return
+	}
+	switch h.app.rt.pacer.Wait(r.Context()) {
+	case pace.Waited:
+		metrics.slowed.Inc()
+	case pace.Full:
+		w.Header().Set("Connection", "close")
 	}
 }
 

@@ -12,8 +12,8 @@ import (
 const (
 	// Longest is the most that one event waits.
 	Longest = 500 * time.Millisecond
-	// MostWaiting is how many events may wait at once; more pass at once, so
-	// that waiting takes a bounded amount of memory.
+	// MostWaiting is how many events may wait at once, so that waiting takes a
+	// bounded amount of memory.
 	MostWaiting = 2048
 	// burst is how far events may run ahead of the rate.
 	burst = 100 * time.Millisecond
@@ -34,16 +34,25 @@ func New() *Pacer { return &Pacer{began: time.Now()} }
 // SetRate changes the rate, in events a second; 0 lets everything pass.
 func (p *Pacer) SetRate(perSecond int) { p.rate.Store(int64(perSecond)) }
 
-// Wait returns when it is this event's turn, or when ctx ends. It reports
-// whether it waited.
-func (p *Pacer) Wait(ctx context.Context) bool {
+// Turn is how an event got its turn.
+type Turn int
+
+// Turns.
+const (
+	AtOnce Turn = iota
+	Waited
+	Full // it should have waited, but too many do
+)
+
+// Wait returns when it is this event's turn, or when ctx ends.
+func (p *Pacer) Wait(ctx context.Context) Turn {
 	delay := p.delay(time.Since(p.began).Nanoseconds())
 	if delay <= 0 {
-		return false
+		return AtOnce
 	}
 	if p.waiting.Add(1) > MostWaiting {
 		p.waiting.Add(-1)
-		return false
+		return Full
 	}
 	defer p.waiting.Add(-1)
 	turn := time.NewTimer(delay)
@@ -52,7 +61,7 @@ func (p *Pacer) Wait(ctx context.Context) bool {
 	case <-turn.C:
 	case <-ctx.Done():
 	}
-	return true
+	return Waited
 }
 
 // delay takes the next turn and returns how far away it is. Turns that are

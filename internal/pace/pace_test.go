@@ -21,7 +21,7 @@ func flood(p *pace.Pacer, callers int, length time.Duration) int64 {
 	for range callers {
 		wg.Go(func() {
 			for ctx.Err() == nil {
-				if !p.Wait(ctx) {
+				if p.Wait(ctx) != pace.Waited {
 					time.Sleep(time.Microsecond) // an event takes some time
 				}
 				passed.Add(1)
@@ -59,12 +59,12 @@ func TestPacer_UnderTheRateNobodyWaits(t *testing.T) {
 		p.SetRate(1000)
 		for range 3000 {
 			time.Sleep(time.Second / 900)
-			if p.Wait(t.Context()) {
+			if p.Wait(t.Context()) != pace.AtOnce {
 				t.Fatal("it waited")
 			}
 		}
 		for i := range 100 { // a burst after a pause
-			if p.Wait(t.Context()) {
+			if p.Wait(t.Context()) != pace.AtOnce {
 				t.Fatalf("event %d of a burst waited", i)
 			}
 		}
@@ -74,13 +74,13 @@ func TestPacer_UnderTheRateNobodyWaits(t *testing.T) {
 func TestPacer_Off(t *testing.T) {
 	p := pace.New()
 	for range 100_000 {
-		if p.Wait(t.Context()) {
+		if p.Wait(t.Context()) != pace.AtOnce {
 			t.Fatal("it waited")
 		}
 	}
 	p.SetRate(1)
 	p.SetRate(0)
-	if p.Wait(t.Context()) {
+	if p.Wait(t.Context()) != pace.AtOnce {
 		t.Error("it waited after it was turned off")
 	}
 }
@@ -90,21 +90,22 @@ func TestPacer_BoundsWhoWaits(t *testing.T) {
 		p := pace.New()
 		p.SetRate(1)
 		p.Wait(t.Context())
-		var atOnce, waited atomic.Int64
+		var full, waited atomic.Int64
 		var wg sync.WaitGroup
 		began := time.Now()
 		for range pace.MostWaiting + 500 {
 			wg.Go(func() {
-				if p.Wait(t.Context()) {
+				switch p.Wait(t.Context()) {
+				case pace.Waited:
 					waited.Add(1)
-				} else {
-					atOnce.Add(1)
+				case pace.Full:
+					full.Add(1)
 				}
 			})
 		}
 		wg.Wait()
-		if waited.Load() != pace.MostWaiting || atOnce.Load() != 500 {
-			t.Errorf("%d waited, %d did not", waited.Load(), atOnce.Load())
+		if waited.Load() != pace.MostWaiting || full.Load() != 500 {
+			t.Errorf("%d waited, %d found it full", waited.Load(), full.Load())
 		}
 		if took := time.Since(began); took > pace.Longest {
 			t.Errorf("waited %s", took)

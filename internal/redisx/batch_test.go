@@ -200,3 +200,40 @@ func BenchmarkReads(b *testing.B) {
 		})
 	}
 }
+
+// TestClient_BatchesOverASlowLine: a server that answers within the deadline is
+// none that is away, however many ask it at once.
+func TestClient_BatchesOverASlowLine(t *testing.T) {
+	r := servers.StartRedis(t)
+	r.Do("SET", "a", "value")
+	line := servers.StartProxy(t, r.Addr)
+	line.Delay = 20 * time.Millisecond
+	line.Set(servers.Slow)
+	c := client(t, redisx.Options{Addresses: []string{line.Addr}, Timeout: time.Second})
+	var wg sync.WaitGroup
+	for range 16 { // as many connections as it will want
+		wg.Go(func() {
+			for range 20 {
+				_, _ = c.Get(t.Context(), "a")
+			}
+		})
+	}
+	wg.Wait()
+	line.Set(servers.Pass)
+	line.Delay = 600 * time.Millisecond
+	line.Set(servers.Slow)
+	var failed atomic.Int64
+	for range 16 {
+		wg.Go(func() {
+			for range 3 {
+				if v, err := c.Get(t.Context(), "a"); err != nil || string(v) != "value" {
+					failed.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := failed.Load(); n > 0 || !c.Up() {
+		t.Errorf("%d of 48 reads failed over a line of 600 ms with a deadline of 1 s", n)
+	}
+}
