@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"strconv"
@@ -41,10 +42,26 @@ func forged(keys []string) []string {
 	return out
 }
 
+// load is requests that are sent in turn, over and over; the turn goes on from
+// one slice to the next.
+type load struct {
+	requests [][]byte
+	next     atomic.Int64
+}
+
+func (l *load) take() []byte { return l.requests[int(l.next.Add(1)-1)%len(l.requests)] }
+
+// shuffled is a load in random order: keys that were put in together lie
+// together.
+func shuffled(requests [][]byte) *load {
+	rand.Shuffle(len(requests), func(i, k int) { requests[i], requests[k] = requests[k], requests[i] })
+	return &load{requests: requests}
+}
+
 // run sends requests over conns connections, each as soon as the last was
 // answered, until ctx ends, and returns how many were answered with the wanted
 // status. Any other answer is an error.
-func run(ctx context.Context, addr string, requests [][]byte, conns, want int) (int, error) {
+func run(ctx context.Context, addr string, requests *load, conns, want int) (int, error) {
 	var wg sync.WaitGroup
 	counts, errs := make([]int, conns), make([]error, conns)
 	for i := range conns {
@@ -54,8 +71,8 @@ func run(ctx context.Context, addr string, requests [][]byte, conns, want int) (
 				return
 			}
 			defer c.Close()
-			for k := i; ctx.Err() == nil && errs[i] == nil; k += conns {
-				if errs[i] = c.do(requests[k%len(requests)]); errs[i] == nil {
+			for ctx.Err() == nil && errs[i] == nil {
+				if errs[i] = c.do(requests.take()); errs[i] == nil {
 					counts[i]++
 				}
 			}
@@ -98,7 +115,7 @@ func once(ctx context.Context, addr string, requests [][]byte, conns, want int) 
 
 // open sends requests at a rate, whether earlier ones were answered or not, for
 // a time, and returns how long each took from the moment in which it was due.
-func open(ctx context.Context, addr string, requests [][]byte, rate, conns int, length time.Duration, want int) ([]time.Duration, error) {
+func open(ctx context.Context, addr string, requests *load, rate, conns int, length time.Duration, want int) ([]time.Duration, error) {
 	due := make(chan time.Time, rate*int(length/time.Second+1))
 	var wg sync.WaitGroup
 	took, errs := make([][]time.Duration, conns), make([]error, conns)
@@ -109,13 +126,11 @@ func open(ctx context.Context, addr string, requests [][]byte, rate, conns int, 
 				return
 			}
 			defer c.Close()
-			k := i
 			for at := range due {
-				if errs[i] = c.do(requests[k%len(requests)]); errs[i] != nil {
+				if errs[i] = c.do(requests.take()); errs[i] != nil {
 					return
 				}
 				took[i] = append(took[i], time.Since(at))
-				k += conns
 			}
 		})
 	}

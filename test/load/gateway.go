@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -67,7 +69,7 @@ func (b *bench) start(ctx context.Context, s spec) (*process, error) {
 	if s.every {
 		cmd = exec.Command(binary, args...)
 	}
-	cmd.Env = append(os.Environ(), "HOME="+b.dir, "XDG_DATA_HOME="+b.dir, "XDG_CONFIG_HOME="+b.dir)
+	cmd.Env = append(ownEnv(), "HOME="+b.dir, "XDG_DATA_HOME="+b.dir, "XDG_CONFIG_HOME="+b.dir)
 	if !s.shipped {
 		cmd.Env = append(cmd.Env, "GOGC=100")
 	}
@@ -76,8 +78,16 @@ func (b *bench) start(ctx context.Context, s spec) (*process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting %s: %w", s.name, err)
 	}
-	p.admin, p.extra = admin, extra
+	p.admin, p.extra, p.tls = admin, extra, s.tls
 	return p, nil
+}
+
+// ownEnv is the environment without settings of Go's runtime, which are what is
+// compared.
+func ownEnv() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool {
+		return strings.HasPrefix(v, "GOGC=") || strings.HasPrefix(v, "GOMEMLIMIT=") || strings.HasPrefix(v, "GOMAXPROCS=") || strings.HasPrefix(v, "GODEBUG=")
+	})
 }
 
 func (b *bench) caddyfile(s spec, addr, extra, admin string) string {
@@ -154,37 +164,58 @@ func (b *bench) startUpstream() error {
 	return nil
 }
 
-// check makes sure that what is measured is right: good, bad, missing and
-// spoofed.
-func (b *bench) check(p *process) error {
+// check makes sure that what is measured is right, with a key: good, bad,
+// missing and spoofed.
+func (b *bench) check(ps ...*process) error {
+	for _, p := range ps {
+		if err := b.checkCredential(p, "X-API-Key", b.keys[0], "customer"); err != nil {
+			return fmt.Errorf("before measuring: %w", err)
+		}
+	}
+	return nil
+}
+
+// checkToken does so with a bearer token.
+func (b *bench) checkToken(token, subject string, ps ...*process) error {
+	for _, p := range ps {
+		if err := b.checkCredential(p, "Authorization", "Bearer "+token, subject); err != nil {
+			return fmt.Errorf("before measuring: %w", err)
+		}
+	}
+	return nil
+}
+
+func (b *bench) checkCredential(p *process, header, good, subject string) error {
+	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	defer client.CloseIdleConnections()
 	for _, c := range []struct {
-		key, spoof string
-		status     int
-		seen       string
+		credential, spoof string
+		status            int
+		seen              string
 	}{
-		{b.keys[0], "", 200, "customer|"},
-		{b.keys[0], "evil", 200, "customer|"},
-		{b.keys[0][:20], "", 401, ""},
+		{good, "", 200, subject + "|"},
+		{good, "evil", 200, subject + "|"},
+		{good[:len(good)-10], "", 401, ""},
 		{"", "evil", 401, ""},
 	} {
-		req, err := http.NewRequest(http.MethodGet, "http://"+p.addr+"/", nil)
+		req, err := http.NewRequest(http.MethodGet, p.url(), nil)
 		if err != nil {
 			return err
 		}
-		if c.key != "" {
-			req.Header.Set("X-API-Key", c.key)
+		if c.credential != "" {
+			req.Header.Set(header, c.credential)
 		}
 		if c.spoof != "" {
 			req.Header.Set("X-Auth-Subject", c.spoof)
 		}
-		res, err := http.DefaultClient.Do(req)
+		res, err := client.Do(req)
 		if err != nil {
 			return err
 		}
 		_, _ = io.Copy(io.Discard, res.Body)
 		_ = res.Body.Close()
 		if res.StatusCode != c.status || res.Header.Get("X-Seen") != c.seen {
-			return fmt.Errorf("before measuring: status %d and identity %q, want %d and %q", res.StatusCode, res.Header.Get("X-Seen"), c.status, c.seen)
+			return fmt.Errorf("%s: status %d and identity %q, want %d and %q", p.addr, res.StatusCode, res.Header.Get("X-Seen"), c.status, c.seen)
 		}
 	}
 	return nil

@@ -18,18 +18,24 @@ const (
 
 // latencySuite compares how long requests take.
 func (b *bench) latencySuite(ctx context.Context) ([]Section, error) {
-	ps, stop, err := b.startAll(ctx, spec{name: "plain"}, spec{name: "key", sites: "auth"})
+	ps, stop, err := b.startAll(ctx, spec{name: "plain"}, spec{name: "itself"}, spec{name: "key", sites: "auth"})
 	if err != nil {
 		return nil, err
 	}
 	defer stop()
-	requests := [2][][]byte{keyRequests(ps[0].addr, b.keys), keyRequests(ps[1].addr, b.keys)}
-	if err := once(ctx, ps[1].addr, requests[1], b.conns, 200); err != nil {
+	if err := b.check(ps[2]); err != nil {
+		return nil, err
+	}
+	var requests [3]*load
+	for i, p := range ps {
+		requests[i] = shuffled(keyRequests(p.addr, b.keys))
+	}
+	if err := once(ctx, ps[2].addr, requests[2].requests, b.conns, 200); err != nil {
 		return nil, err
 	}
 	fmt.Fprint(os.Stderr, "latency: ")
 	defer fmt.Fprintln(os.Stderr)
-	var one, fixed [2][]map[string]float64
+	var one, fixed [3][]map[string]float64
 	for range latencyRuns {
 		for i, p := range ps { // in turns: at one connection, they would wait for each other
 			took, err := b.alone(ctx, p, requests[i])
@@ -39,8 +45,8 @@ func (b *bench) latencySuite(ctx context.Context) ([]Section, error) {
 			one[i] = append(one[i], quantiles(took))
 		}
 		var wg sync.WaitGroup
-		var errs [2]error
-		var seen [2]map[string]float64
+		var errs [3]error
+		var seen [3]map[string]float64
 		for i, p := range ps {
 			wg.Go(func() {
 				took, err := open(ctx, p.addr, requests[i], fixedRate, b.conns, b.slice/2, 200)
@@ -54,30 +60,36 @@ func (b *bench) latencySuite(ctx context.Context) ([]Section, error) {
 		for i := range seen {
 			fixed[i] = append(fixed[i], seen[i])
 		}
-		fmt.Fprintf(os.Stderr, "%.0f/%.0f ", seen[1]["p99"], seen[0]["p99"])
+		fmt.Fprintf(os.Stderr, "%.0f/%.0f ", seen[2]["p99"], seen[0]["p99"])
 	}
-	return []Section{{
+	section := Section{
 		Title: "Latency",
-		Text:  fmt.Sprintf("From the moment a request was due, with %d requests a second to each gateway at the same time; medians of %d runs. The client's own waits are in it.", fixedRate, latencyRuns),
-		Figures: []Figure{
-			{Name: "p50 at one connection", Unit: "ratio", Value: ratioOf(one, "p50"), Bound: 1.05, Note: spell(one, "p50")},
-			{Name: "p50 at a fixed rate", Unit: "ratio", Value: ratioOf(fixed, "p50"), Note: spell(fixed, "p50")},
-			{Name: "p99 at a fixed rate", Unit: "ratio", Value: ratioOf(fixed, "p99"), Bound: 1.15, Note: spell(fixed, "p99")},
-			{Name: "p99.9 at a fixed rate", Unit: "ratio", Value: ratioOf(fixed, "p99.9"), Note: spell(fixed, "p99.9")},
-		},
-	}}, nil
+		Text:  fmt.Sprintf("From the moment a request was due, with %d requests a second to each of three at the same time; medians of %d runs. The client's own waits are in it.", fixedRate, latencyRuns),
+	}
+	for _, f := range []struct {
+		name  string
+		runs  [3][]map[string]float64
+		q     string
+		bound float64
+	}{{"p50 at one connection", one, "p50", 1.05}, {"p50 at a fixed rate", fixed, "p50", 0}, {"p99 at a fixed rate", fixed, "p99", 1.15}, {"p99.9 at a fixed rate", fixed, "p99.9", 0}} {
+		section.Figures = append(section.Figures, Figure{
+			Name: f.name, Unit: "ratio", Value: ratioOf(f.runs, 2, f.q), Bound: f.bound, Self: ratioOf(f.runs, 1, f.q),
+			Note: fmt.Sprintf("%.0f µs, plain Caddy %.0f µs", medianOf(f.runs[2], f.q), medianOf(f.runs[0], f.q)),
+		})
+	}
+	return []Section{section}, nil
 }
 
 // alone sends requests over one connection for a while.
-func (b *bench) alone(ctx context.Context, p *process, requests [][]byte) (took []time.Duration, err error) {
+func (b *bench) alone(ctx context.Context, p *process, requests *load) (took []time.Duration, err error) {
 	c, err := dial(p.addr, 200)
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close()
-	for end, i := time.Now().Add(b.slice/5), 0; time.Now().Before(end) && ctx.Err() == nil; i++ {
+	for end := time.Now().Add(b.slice / 5); time.Now().Before(end) && ctx.Err() == nil; {
 		began := time.Now()
-		if err := c.do(requests[i%len(requests)]); err != nil {
+		if err := c.do(requests.take()); err != nil {
 			return nil, err
 		}
 		took = append(took, time.Since(began))
@@ -89,23 +101,21 @@ func quantiles(took []time.Duration) map[string]float64 {
 	return map[string]float64{"p50": quantile(took, 0.5), "p99": quantile(took, 0.99), "p99.9": quantile(took, 0.999)}
 }
 
-// ratioOf is the median of the runs' ratios of the second to the first.
-func ratioOf(runs [2][]map[string]float64, q string) float64 {
+// ratioOf is the median of the runs' ratios of one to the first.
+func ratioOf(runs [3][]map[string]float64, which int, q string) float64 {
 	var out []float64
 	for i := range runs[0] {
-		out = append(out, runs[1][i][q]/runs[0][i][q])
+		out = append(out, runs[which][i][q]/runs[0][i][q])
 	}
 	return middle(out)
 }
 
-func spell(runs [2][]map[string]float64, q string) string {
-	var all [2][]float64
-	for i := range runs {
-		for _, r := range runs[i] {
-			all[i] = append(all[i], r[q])
-		}
+func medianOf(runs []map[string]float64, q string) float64 {
+	var all []float64
+	for _, r := range runs {
+		all = append(all, r[q])
 	}
-	return fmt.Sprintf("%.0f µs, plain Caddy %.0f µs", middle(all[1]), middle(all[0]))
+	return middle(all)
 }
 
 // floodsSuite sends bad keys at full speed beside good traffic.
@@ -117,20 +127,23 @@ func (b *bench) floodsSuite(ctx context.Context) ([]Section, error) {
 	}
 	defer stop()
 	gw := ps[0]
-	good := keyRequests(gw.addr, b.keys)
-	if err := once(ctx, gw.addr, good, b.conns, 200); err != nil {
+	if err := b.check(gw); err != nil {
+		return nil, err
+	}
+	good := shuffled(keyRequests(gw.addr, b.keys))
+	if err := once(ctx, gw.addr, good.requests, b.conns, 200); err != nil {
 		return nil, err
 	}
 	section := Section{
 		Title: "Floods",
-		Text: fmt.Sprintf("%d connections send bad keys as fast as they are refused, while good requests come at %d a second; medians of %d runs. The gateway has one core.",
+		Text: fmt.Sprintf("%d connections send bad keys as fast as they are refused, while good requests come at %d a second; medians of %d runs. The gateway has one core; it slows such connections down.",
 			floodConns, floodRate, latencyRuns),
 	}
 	for _, kind := range []struct {
 		name string
 		keys []string
 	}{{"forged keys", forged(b.keys)}, {"unknown well-formed keys", b.unknown}} {
-		f, err := b.flood(ctx, gw, good, keyRequests(gw.addr, kind.keys))
+		f, err := b.flood(ctx, gw, good, shuffled(keyRequests(gw.addr, kind.keys)))
 		if err != nil {
 			return nil, err
 		}
@@ -145,7 +158,7 @@ func (b *bench) floodsSuite(ctx context.Context) ([]Section, error) {
 
 type flooded struct{ quiet, flooded, refused, redis, store float64 }
 
-func (b *bench) flood(ctx context.Context, gw *process, good, bad [][]byte) (flooded, error) {
+func (b *bench) flood(ctx context.Context, gw *process, good, bad *load) (flooded, error) {
 	var quiet, under, rates []float64
 	fmt.Fprint(os.Stderr, "flood: ")
 	defer fmt.Fprintln(os.Stderr)

@@ -113,7 +113,9 @@ func (b *bench) runSuites(ctx context.Context, names []string) (sections []Secti
 	if err := b.prepare(ctx, used); err != nil {
 		return nil, err
 	}
-	leaveGatewayCore()
+	if err := leaveGatewayCore(); err != nil {
+		return nil, err
+	}
 	for _, s := range suites {
 		if !slices.Contains(names, s.name) {
 			continue

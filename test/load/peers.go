@@ -33,7 +33,7 @@ func (b *bench) peersSuite(ctx context.Context) ([]Section, error) {
 	other := b.startRedis()
 	forward := fmt.Sprintf("request_header -X-Auth-*\nforward_auth %s {\nuri /verify\ncopy_headers %s\ntransport http {\nkeepalive_idle_conns_per_host 512\n}\n}\nrequest_header -X-Api-Key", service.addr, identityNames)
 	ps, stop, err := b.startAll(ctx, spec{name: "plain"}, spec{name: "key", sites: "auth"}, spec{name: "forward", sites: "route {\n" + forward + "\n}"},
-		spec{name: "asks", sites: "auth", cache: 64, auth: "redis " + other.URL()})
+		spec{name: "asks", sites: "auth", cache: 64, auth: "redis " + other.URL()}, spec{name: "itself"})
 	if err != nil {
 		return nil, err
 	}
@@ -54,6 +54,7 @@ func (b *bench) peersSuite(ctx context.Context) ([]Section, error) {
 	for _, duet := range [][2]target{ // two at a time: they share the service
 		{all("plain", "", plain), all("forward_auth", "plain", fwd, service.pid, redis.Pid())},
 		{all("plain", "", plain), all("auth_request", "plain", nginx, service.pid, redis.Pid())},
+		{all("plain", "", plain), all("A/A", "plain", ps[4])},
 		{all("plain", "", plain), all("asks", "plain", asks, other.Pid())},
 		{all("forward_auth", "", fwd, service.pid, redis.Pid()), all("key", "forward_auth", key)},
 	} {
@@ -68,7 +69,7 @@ func (b *bench) peersSuite(ctx context.Context) ([]Section, error) {
 		Title: "Beside what people build otherwise",
 		Text:  "The service is `test/load/authservice`: Go, one `GET` of the key's SHA-256 in Redis. It, Redis, the upstream and the load share the other core.",
 		Rows: []Row{
-			versus, row("Caddy's `forward_auth`, alone", 0, seen["forward_auth"]), wholeRow("`forward_auth`, with service and Redis", 0, seen["forward_auth"]),
+			row(selfRow, 0, seen["A/A"]), versus, row("Caddy's `forward_auth`, alone", 0, seen["forward_auth"]), wholeRow("`forward_auth`, with service and Redis", 0, seen["forward_auth"]),
 			row("nginx `auth_request`, alone", 0, seen["auth_request"]), wholeRow("nginx `auth_request`, with service and Redis", 0, seen["auth_request"]),
 			wholeRow("this gateway asking Redis each time, with Redis", 0, seen["asks"]),
 		},

@@ -28,36 +28,69 @@ type process struct {
 	addr  string // of the site that is measured
 	extra string // of a second site, that only authenticates
 	admin string // path of the admin API's socket; empty: not Caddy
+	tls   bool
+	ended chan struct{} // closed when it has
 	once  sync.Once
 }
 
-// onGatewayCore makes a command run on the machine's last core, alone; the load,
-// the upstream and the servers share the others. Where that can't be, all share
-// all.
+// gatewayCore is the last processor this program may use, or -1 if there is
+// only one, or no taskset.
+var gatewayCore = sync.OnceValue(func() int {
+	var set unix.CPUSet
+	if _, err := exec.LookPath("taskset"); err != nil || unix.SchedGetaffinity(0, &set) != nil || set.Count() < 2 {
+		return -1
+	}
+	last := -1
+	for i := range len(set) * 64 {
+		if set.IsSet(i) {
+			last = i
+		}
+	}
+	return last
+})
+
+// pinning says in words who runs where.
+func pinning() string {
+	if core := gatewayCore(); core >= 0 {
+		return fmt.Sprintf("gateways alone on core %d", core)
+	}
+	return "gateways and load on the same cores"
+}
+
+// onGatewayCore makes a command run on the gateways' core; the load, the
+// upstream and the servers share the others. Where that can't be, all share all.
 func onGatewayCore(name string, args ...string) *exec.Cmd {
-	if taskset, err := exec.LookPath("taskset"); err == nil && runtime.NumCPU() > 1 {
-		return exec.Command(taskset, append([]string{"-c", strconv.Itoa(runtime.NumCPU() - 1), name}, args...)...)
+	if core := gatewayCore(); core >= 0 {
+		return exec.Command("taskset", append([]string{"-c", strconv.Itoa(core), name}, args...)...)
 	}
 	return exec.Command(name, args...)
 }
 
 // leaveGatewayCore keeps this program, and what it starts from now on, away
 // from the gateways' core.
-func leaveGatewayCore() {
-	if _, err := exec.LookPath("taskset"); err != nil || runtime.NumCPU() < 2 {
-		return
+func leaveGatewayCore() error {
+	core := gatewayCore()
+	if core < 0 {
+		return nil
 	}
 	var set unix.CPUSet
-	for i := range runtime.NumCPU() - 1 {
-		set.Set(i)
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		return fmt.Errorf("asking for processors: %w", err)
 	}
-	threads, _ := os.ReadDir("/proc/self/task")
+	set.Clear(core)
+	threads, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return err
+	}
 	for _, t := range threads {
 		if id, err := strconv.Atoi(t.Name()); err == nil {
-			_ = unix.SchedSetaffinity(id, &set)
+			if err := unix.SchedSetaffinity(id, &set); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("leaving processor %d: %w", core, err)
+			}
 		}
 	}
-	runtime.GOMAXPROCS(runtime.NumCPU()) // one of them waits in pause
+	runtime.GOMAXPROCS(set.Count() + 1) // one of them waits in pause
+	return nil
 }
 
 // launch starts a command and waits until it listens on addr.
@@ -65,7 +98,11 @@ func launch(ctx context.Context, cmd *exec.Cmd, addr string) (*process, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	p := &process{cmd: cmd, pid: cmd.Process.Pid, addr: addr}
+	p := &process{cmd: cmd, pid: cmd.Process.Pid, addr: addr, ended: make(chan struct{})}
+	go func() {
+		_ = cmd.Wait() // how it ended is of no interest
+		close(p.ended)
+	}()
 	runningMu.Lock()
 	running = append(running, p)
 	runningMu.Unlock()
@@ -80,11 +117,20 @@ func launch(ctx context.Context, cmd *exec.Cmd, addr string) (*process, error) {
 		}
 		select {
 		case <-tick.C:
+		case <-p.ended:
+			return nil, fmt.Errorf("%s ended at once", filepath.Base(cmd.Path))
 		case <-ctx.Done():
 			p.stop()
 			return nil, fmt.Errorf("%s does not listen on %s", filepath.Base(cmd.Path), addr)
 		}
 	}
+}
+
+func (p *process) url() string {
+	if p.tls {
+		return "https://" + p.addr + "/"
+	}
+	return "http://" + p.addr + "/"
 }
 
 // running are the processes that were started, so that none outlives this one.
@@ -109,7 +155,7 @@ func (p *process) stop() {
 		_ = p.cmd.Process.Signal(os.Interrupt)
 		hung := time.AfterFunc(20*time.Second, func() { _ = p.cmd.Process.Kill() })
 		defer hung.Stop()
-		_ = p.cmd.Wait() // how it ended is of no interest
+		<-p.ended
 	})
 }
 
@@ -129,11 +175,14 @@ func cpu(pid int) float64 {
 	return total
 }
 
-// resident is the process's memory in MiB.
-func (p *process) resident() float64 {
+// resident is the process's memory in MiB, memory a part of it by its name in
+// /proc/PID/status.
+func (p *process) resident() float64 { return p.memory("VmRSS") }
+
+func (p *process) memory(name string) float64 {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid))
 	for line := range bytes.Lines(text) {
-		if rest, ok := bytes.CutPrefix(line, []byte("VmRSS:")); ok {
+		if rest, ok := bytes.CutPrefix(line, []byte(name+":")); ok {
 			kib, _ := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(string(rest)), " kB"), 64)
 			return kib / 1024
 		}

@@ -17,6 +17,7 @@ type target struct {
 	base     string // name of another target; empty: of none
 	process  *process
 	requests [][]byte
+	turns    *load                                  // of requests, made at the first slice
 	want     int                                    // status
 	also     []int                                  // pids whose CPU is part of the whole cost
 	load     func(ctx context.Context) (int, error) // default: requests over b.conns connections
@@ -54,6 +55,9 @@ func (b *bench) rounds(ctx context.Context, slice time.Duration, targets ...targ
 func (b *bench) group(ctx context.Context, slice time.Duration, targets []target, out map[string]pairing) error {
 	fmt.Fprintf(os.Stderr, "%s: ", title(targets))
 	defer fmt.Fprintln(os.Stderr)
+	for i := range targets {
+		targets[i].turns = shuffled(slices.Clone(targets[i].requests))
+	}
 	if _, err := b.load(ctx, slice/2, targets); err != nil {
 		return err
 	}
@@ -93,7 +97,7 @@ func (b *bench) load(ctx context.Context, length time.Duration, targets []target
 		wg.Go(func() {
 			load := t.load
 			if load == nil {
-				load = func(ctx context.Context) (int, error) { return run(ctx, t.process.addr, t.requests, b.conns, t.want) }
+				load = func(ctx context.Context) (int, error) { return run(ctx, t.process.addr, t.turns, b.conns, t.want) }
 			}
 			if out[i].requests, errs[i] = load(slice); errs[i] != nil {
 				errs[i] = fmt.Errorf("%s: %w", t.name, errs[i])

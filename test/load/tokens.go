@@ -66,6 +66,9 @@ func (i *issuer) tokens(n int) ([]string, error) {
 	return out, nil
 }
 
+// subjectOf is the identity of token k.
+func subjectOf(k int) string { return fmt.Sprintf("corp:auth0|5f7c8ec7c33c6c004bbafe%06d", k) }
+
 func tokenRequests(addr string, tokens []string) [][]byte {
 	out := make([][]byte, len(tokens))
 	for i, t := range tokens {
