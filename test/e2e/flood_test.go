@@ -1,9 +1,13 @@
 package e2e
 
 import (
+	"bytes"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 )
@@ -42,5 +46,33 @@ func TestFlood_RefusalsAreSlowedDown(t *testing.T) {
 	}
 	if took := time.Since(began); took > time.Second {
 		t.Errorf("100 good requests took %s", took)
+	}
+}
+
+// TestFlood_OtherProvidersAreNotSlowed: a request without a credential of ours
+// may be another provider's, so Caddy's authentication handler gets its answer at
+// once.
+func TestFlood_OtherProvidersAreNotSlowed(t *testing.T) {
+	g := start(t, options{auth: "refusal_rate 2", site: "auth"})
+	text, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(g.config), map[string]any{"filename": "Caddyfile"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := bytes.Replace(text, []byte(`{"handler":"auth"}`), []byte(`{"handler":"authentication","providers":{"auth":{}}}`), 1)
+	if bytes.Equal(theirs, text) {
+		t.Fatalf("no auth handler in %s", text)
+	}
+	if err := caddy.Load(theirs, true); err != nil {
+		t.Fatal(err)
+	}
+	g.answers()
+	slowed := gathered(t, "caddy_auth_refusals_slowed_total", nil)
+	for range 20 {
+		if a := g.get("/"); a.Status != 401 {
+			t.Fatalf("status %d", a.Status)
+		}
+	}
+	if n := gathered(t, "caddy_auth_refusals_slowed_total", nil) - slowed; n != 0 {
+		t.Errorf("%v of 20 were slowed", n)
 	}
 }

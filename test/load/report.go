@@ -224,7 +224,7 @@ func markdown(r *Report) string {
 	var out strings.Builder
 	fmt.Fprintf(&out, "# Benchmarks\n\nWritten by `make bench`, `make bench-peers` and `make bench-growth`; how it is measured, and what it means: [performance.md](performance.md).\n\n")
 	fmt.Fprintf(&out, "%s. Ratios are of CPU per request, to plain Caddy in the same binary without `auth` and with the same GOGC unless a row says otherwise; medians of slices in\n", r.Machine)
-	fmt.Fprintf(&out, "which all of a section were loaded at once. Allocations and bytes are a request's above the base's; GCs are collections in a slice.\n\n![CPU per request against plain Caddy](benchmarks.svg)\n")
+	fmt.Fprintf(&out, "which what is compared was loaded at once. Allocations and bytes are a request's above the base's; GCs are collections in a slice.\n\n![CPU per request against plain Caddy](benchmarks.svg)\n")
 	for _, s := range r.Sections {
 		fmt.Fprintf(&out, "\n## %s\n\n", s.Title)
 		if len(s.Rows) > 0 {

@@ -12,8 +12,6 @@ import (
 	"path/filepath"
 	"sync"
 
-	"golang.org/x/net/http2"
-
 	"github.com/caddy-auth/caddy-auth/internal/store/sqlite"
 	"github.com/caddy-auth/caddy-auth/test/servers"
 )
@@ -104,9 +102,11 @@ const h2Conns, h2Streams = 4, 8
 
 // h2 loads an address over HTTP/2 and TLS.
 func (b *bench) h2(addr string) (load func(context.Context) (int, error), done func()) {
-	var transports []*http2.Transport
+	only := new(http.Protocols)
+	only.SetHTTP2(true)
+	var transports []*http.Transport
 	for range h2Conns {
-		transports = append(transports, &http2.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableCompression: true})
+		transports = append(transports, &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableCompression: true, Protocols: only})
 	}
 	load = func(ctx context.Context) (int, error) {
 		var wg sync.WaitGroup
@@ -134,7 +134,7 @@ func (b *bench) h2(addr string) (load func(context.Context) (int, error), done f
 	}
 }
 
-func get(t *http2.Transport, addr, key string) error {
+func get(t *http.Transport, addr, key string) error {
 	req, err := http.NewRequest(http.MethodGet, "https://"+addr+"/v1/orders?page=2", nil)
 	if err != nil {
 		return err
@@ -145,6 +145,9 @@ func get(t *http2.Transport, addr, key string) error {
 		return err
 	}
 	_, err = io.Copy(io.Discard, res.Body)
+	if res.ProtoMajor != 2 {
+		return fmt.Errorf("the answer came over %s", res.Proto)
+	}
 	if err = errors.Join(err, res.Body.Close()); err == nil && res.StatusCode != http.StatusOK {
 		err = fmt.Errorf("status %d, want 200", res.StatusCode)
 	}

@@ -27,12 +27,12 @@ func (b *bench) keysSuite(ctx context.Context) ([]Section, error) {
 	}
 	ps, stop, err := b.startAll(ctx,
 		spec{name: "plain"}, spec{name: "itself"}, spec{name: "key", sites: "auth"}, b.allOn(), spec{name: "headers", sites: sameHeaders},
-		spec{name: "masked", format: "auth_redact"}, spec{name: "jwt", sites: "auth", auth: iss.block()})
+		spec{name: "masked", format: "auth_redact"}, spec{name: "jwt", sites: "auth", auth: iss.block()}, spec{name: "metrics", global: "metrics"})
 	if err != nil {
 		return nil, err
 	}
 	defer stop()
-	plain, itself, key, on, headers, masked, jwt := ps[0], ps[1], ps[2], ps[3], ps[4], ps[5], ps[6]
+	plain, itself, key, on, headers, masked, jwt, measured := ps[0], ps[1], ps[2], ps[3], ps[4], ps[5], ps[6], ps[7]
 	if err := errors.Join(b.check(key, on), b.checkToken(tokens[0], subjectOf(0), jwt)); err != nil {
 		return nil, err
 	}
@@ -55,7 +55,7 @@ func (b *bench) keysSuite(ctx context.Context) ([]Section, error) {
 		{base, with("A/A", itself, b.keys, 200)},
 		{base, with("key", key, b.keys, 200)},
 		{base, token},
-		{base, with("all on", on, b.keys, 200), with("headers", headers, b.keys, 200), with("masked", masked, b.keys, 200)},
+		{base, with("all on", on, b.keys, 200), with("headers", headers, b.keys, 200), with("metrics", measured, b.keys, 200), with("masked", masked, b.keys, 200)},
 		{base, with("forged", key, forged(b.keys), 401), with("unknown", on, b.unknown[:1000], 401)},
 	} {
 		got, err := b.rounds(ctx, b.slice, group...)
@@ -69,11 +69,11 @@ func (b *bench) keysSuite(ctx context.Context) ([]Section, error) {
 	memory.Resident = key.resident()
 	return []Section{{
 		Title: "Decided in memory",
-		Text:  "The last two rows are no gateway: plain Caddy that sets the five identity headers itself, and plain Caddy that logs with `auth_redact`.",
+		Text:  "The last three rows are no gateway: plain Caddy that sets the five identity headers itself, with `metrics`, and plain Caddy that logs with `auth_redact`.",
 		Rows: []Row{
 			row(selfRow, 0, seen["A/A"]), memory, row("the same, metrics and audit on", 1.10, seen["all on"]),
 			row("JWT (ES256) in memory", 1.08, seen["JWT"]), row("forged key refused", 0.50, seen["forged"]),
-			row("unknown well-formed key refused, asked again", 0.50, seen["unknown"]), row("Caddy that sets the same headers", 0, seen["headers"]),
+			row("unknown well-formed key refused, asked again", 0.50, seen["unknown"]), row("Caddy that sets the same headers", 0, seen["headers"]), row("Caddy with metrics on", 0, seen["metrics"]),
 			row("Caddy that masks its logs", 0, seen["masked"]),
 		},
 	}}, nil
