@@ -9,8 +9,13 @@ func TestPercentFor(t *testing.T) {
 		want      int
 		mostTotal uint64
 	}{
-		{0, 400, 0}, {10 * mib, 400, 50 * mib}, {64 * mib, 400, 320 * mib}, {100 * mib, 240, 356 * mib},
-		{320 * mib, 80, 576 * mib}, {1000 * mib, leastPercent, 1256 * mib}, {10_000 * mib, leastPercent, 12_500 * mib},
+		{0, 400, 0},
+		{10 * mib, 400, 50 * mib},
+		{64 * mib, 400, 320 * mib},
+		{100 * mib, 240, 356 * mib},
+		{320 * mib, 80, 576 * mib},
+		{1000 * mib, leastPercent, 1256 * mib},
+		{10_000 * mib, leastPercent, 12_500 * mib},
 	} {
 		got := percentFor(c.live)
 		if got != c.want {
