@@ -74,7 +74,7 @@ func realMain() (err error) {
 	only := flag.String("only", strings.Join(standard, ","), "suites to run")
 	write := flag.String("write", "", "folder to write benchmarks.md, .json and .svg to")
 	flag.StringVar(&b.profile, "profile", "", "folder to write CPU and allocation profiles of every process to")
-	flag.StringVar(&b.stored, "stored", "1000,100000,1000000,5000000", "keys in the store, for the suite growth")
+	flag.StringVar(&b.stored, "stored", "1000,100000,1000000", "keys in the store, for the suite growth")
 	flag.StringVar(&b.binary, "binary", "", "the binary to measure (default: build it)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
