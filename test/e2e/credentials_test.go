@@ -142,7 +142,7 @@ func TestDenialsLookAlike(t *testing.T) {
 	for _, name := range []string{"revoked", "disabled", "replaced", "owner"} {
 		made[name] = g.key(manage.KeySpec{Owner: name})
 	}
-	soon := g.key(manage.KeySpec{Owner: "expired", ExpiresAt: time.Now().Add(150 * time.Millisecond).UnixMilli()})
+	soon := g.key(manage.KeySpec{Owner: "expired", ExpiresAt: time.Now().Add(500 * time.Millisecond).UnixMilli()})
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
