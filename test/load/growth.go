@@ -88,7 +88,7 @@ func (b *bench) growStore(ctx context.Context) (Section, error) {
 
 // growMemory: more and more identities in memory.
 func (b *bench) growMemory(ctx context.Context) (Section, error) {
-	out := Section{Title: "Identities in memory", Text: "What grows is the wait for memory: a lookup of one among a million touches a handful of cache lines that no cache holds."}
+	out := Section{Title: "Identities in memory", Text: "What grows is the wait for memory: one among a million is a handful of cache lines away. What shrinks is the number of collections, since what memory keeps makes them rarer and is not marked: it bends downwards."}
 	keys, db, err := b.manyKeys(ctx, b.identities)
 	if err != nil {
 		return out, err
