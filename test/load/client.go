@@ -62,78 +62,68 @@ func shuffled(requests [][]byte) *load {
 // answered, until ctx ends, and returns how many were answered with the wanted
 // status. Any other answer is an error.
 func run(ctx context.Context, addr string, requests *load, conns, want int) (int, error) {
-	var wg sync.WaitGroup
-	counts, errs := make([]int, conns), make([]error, conns)
-	for i := range conns {
-		wg.Go(func() {
-			c, err := dial(addr, want)
-			if errs[i] = err; err != nil {
-				return
+	var total atomic.Int64
+	err := overEach(addr, conns, want, func(_ int, c *conn) error {
+		for ctx.Err() == nil {
+			if err := c.do(requests.take()); err != nil {
+				return err
 			}
-			defer c.Close()
-			for ctx.Err() == nil && errs[i] == nil {
-				if errs[i] = c.do(requests.take()); errs[i] == nil {
-					counts[i]++
-				}
-			}
-		})
-	}
-	wg.Wait()
-	total := 0
-	for _, n := range counts {
-		total += n
-	}
-	return total, errors.Join(errs...)
+			total.Add(1)
+		}
+		return nil
+	})
+	return int(total.Load()), err
 }
 
-// once sends every request once.
-func once(ctx context.Context, addr string, requests [][]byte, conns, want int) error {
-	var next atomic.Int64
+// overEach opens connections and uses them at the same time.
+func overEach(addr string, conns, want int, use func(i int, c *conn) error) error {
 	var wg sync.WaitGroup
 	errs := make([]error, conns)
 	for i := range conns {
 		wg.Go(func() {
 			c, err := dial(addr, want)
-			if errs[i] = err; err != nil {
+			if err != nil {
+				errs[i] = err
 				return
 			}
 			defer c.Close()
-			for errs[i] == nil {
-				k := int(next.Add(1)) - 1
-				if k >= len(requests) {
-					return
-				}
-				if errs[i] = ctx.Err(); errs[i] == nil {
-					errs[i] = c.do(requests[k])
-				}
-			}
+			errs[i] = use(i, c)
 		})
 	}
 	wg.Wait()
 	return errors.Join(errs...)
 }
 
+// once sends every request once.
+func once(ctx context.Context, addr string, requests [][]byte, conns, want int) error {
+	var next atomic.Int64
+	return overEach(addr, conns, want, func(_ int, c *conn) error {
+		for k := int(next.Add(1)) - 1; k < len(requests); k = int(next.Add(1)) - 1 {
+			if err := errors.Join(ctx.Err(), c.do(requests[k])); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // open sends requests at a rate, whether earlier ones were answered or not, for
 // a time, and returns how long each took from the moment in which it was due.
 func open(ctx context.Context, addr string, requests *load, rate, conns int, length time.Duration, want int) ([]time.Duration, error) {
 	due := make(chan time.Time, rate*int(length/time.Second+1))
-	var wg sync.WaitGroup
-	took, errs := make([][]time.Duration, conns), make([]error, conns)
-	for i := range conns {
-		wg.Go(func() {
-			c, err := dial(addr, want)
-			if errs[i] = err; err != nil {
-				return
-			}
-			defer c.Close()
+	took := make([][]time.Duration, conns)
+	done := make(chan error, 1)
+	go func() {
+		done <- overEach(addr, conns, want, func(i int, c *conn) error {
 			for at := range due {
-				if errs[i] = c.do(requests.take()); errs[i] != nil {
-					return
+				if err := c.do(requests.take()); err != nil {
+					return err
 				}
 				took[i] = append(took[i], time.Since(at))
 			}
+			return nil
 		})
-	}
+	}()
 	began := time.Now()
 	for n := 0; ctx.Err() == nil; n++ {
 		at := time.Duration(n) * time.Second / time.Duration(rate)
@@ -144,8 +134,8 @@ func open(ctx context.Context, addr string, requests *load, rate, conns int, len
 		due <- began.Add(at)
 	}
 	close(due)
-	wg.Wait()
-	return slices.Concat(took...), errors.Join(errs...)
+	err := <-done
+	return slices.Concat(took...), err
 }
 
 // pause waits more exactly than Go's timers do.
