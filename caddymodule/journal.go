@@ -14,11 +14,49 @@ import (
 // journal is the store as the follower sees it.
 type journal struct{ rt *runtime }
 
-func (j journal) open() (*store.DB, error) {
-	if db := j.rt.db.Load(); db != nil {
+func (j journal) open() (*store.DB, error) { return j.rt.openDB() }
+
+func (rt *runtime) openDB() (*store.DB, error) {
+	if db := rt.db.Load(); db != nil {
 		return db, nil
 	}
 	return nil, fmt.Errorf("the store is not open: %w", auth.ErrUnavailable)
+}
+
+// LookupKey implements verifier.Keys, as the next three do.
+func (rt *runtime) LookupKey(ctx context.Context, fp auth.Fingerprint) (l store.Loaded, err error) {
+	db, err := rt.openDB()
+	if err != nil {
+		return l, err
+	}
+	return db.LookupKey(ctx, fp)
+}
+
+// LookupToken reads a token of our own.
+func (rt *runtime) LookupToken(ctx context.Context, fp auth.Fingerprint) (l store.LoadedToken, err error) {
+	db, err := rt.openDB()
+	if err != nil {
+		return l, err
+	}
+	return db.LookupToken(ctx, fp)
+}
+
+// LookupSecret reads a client by one of its secrets.
+func (rt *runtime) LookupSecret(ctx context.Context, fp auth.Fingerprint) (l store.LoadedClient, err error) {
+	db, err := rt.openDB()
+	if err != nil {
+		return l, err
+	}
+	return db.LookupSecret(ctx, fp)
+}
+
+// LookupClient reads a client by its id.
+func (rt *runtime) LookupClient(ctx context.Context, id string) (l store.LoadedClient, err error) {
+	db, err := rt.openDB()
+	if err != nil {
+		return l, err
+	}
+	return db.LookupClient(ctx, id)
 }
 
 // Look implements feed.Journal.

@@ -317,15 +317,6 @@ func (rt *runtime) endNow() error {
 	return db.Close()
 }
 
-// LookupKey implements verifier.Keys.
-func (rt *runtime) LookupKey(ctx context.Context, fp auth.Fingerprint) (store.Loaded, error) {
-	db := rt.db.Load()
-	if db == nil {
-		return store.Loaded{}, fmt.Errorf("the store is not open: %w", auth.ErrUnavailable)
-	}
-	return db.LookupKey(ctx, fp)
-}
-
 // prefixes returns the prefixes keys can have.
 func (rt *runtime) prefixes() []string { return *rt.known.Load() }
 

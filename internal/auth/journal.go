@@ -37,6 +37,8 @@ const (
 	// A subject and one token of an issuer; named by PartOf.
 	ParentSubject ParentKind = "subject"
 	ParentToken   ParentKind = "token"
+	// A key of ours, of the tokens that were exchanged for it.
+	ParentKey ParentKind = "key"
 )
 
 // Parent names something whose change concerns all its credentials.
@@ -52,8 +54,17 @@ type Parents [3]Parent
 // PartOf names what an issuer calls name. Names of issuers have no colon.
 func PartOf(issuer, name string) string { return issuer + ":" + name }
 
-// ParentsOf returns what the identity depends on. For keys the subject is the
-// owner's name.
+// ClientSubject is the subject of a client that speaks for itself. Names of
+// owners have no colon, so none can equal it (RFC 9700, 4.15).
+func ClientSubject(clientID string) string { return clientSubject + clientID }
+
+const clientSubject = "client:"
+
+// RootOf is a parent in the form that an identity keeps it in.
+func RootOf(p Parent) string { return string(p.Kind) + ":" + p.Name }
+
+// ParentsOf returns what the identity depends on. For keys, and tokens that
+// were exchanged for one, the subject is the owner's name.
 func ParentsOf(id *Identity) Parents {
 	var p Parents
 	if id.OfToken() {
@@ -66,14 +77,15 @@ func ParentsOf(id *Identity) Parents {
 		p[2] = Parent{ParentIssuer, id.Issuer}
 		return p
 	}
-	if id.Method == MethodAPIKey && id.Subject != "" {
+	ofOwner := id.Method == MethodAPIKey || id.Method == MethodAccessToken && !strings.HasPrefix(id.Subject, clientSubject)
+	if ofOwner && id.Subject != "" {
 		p[0] = Parent{ParentOwner, id.Subject}
 	}
 	if id.ClientID != "" {
 		p[1] = Parent{ParentClient, id.ClientID}
 	}
-	if id.Issuer != "" {
-		p[2] = Parent{ParentIssuer, id.Issuer}
+	if kind, name, ok := strings.Cut(id.Root, ":"); ok {
+		p[2] = Parent{ParentKind(kind), name}
 	}
 	return p
 }

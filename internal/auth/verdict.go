@@ -39,6 +39,9 @@ const (
 	ReasonLifetime  // it lives longer than tokens may here, or does not say since when
 	ReasonBound     // it is bound to a key that the client did not prove to have
 	ReasonInactive  // its issuer says that it is not active
+	// Of tokens of our own, and of who asks for them.
+	ReasonClient    // its client was revoked or disabled
+	ReasonParentKey // the key that it was exchanged for has ended
 )
 
 var reasonNames = [...]string{
@@ -63,6 +66,8 @@ var reasonNames = [...]string{
 	ReasonLifetime:      "lifetime",
 	ReasonBound:         "bound_token",
 	ReasonInactive:      "inactive",
+	ReasonClient:        "client_ended",
+	ReasonParentKey:     "key_ended",
 }
 
 // String returns the reason's constant name, as logs show it.

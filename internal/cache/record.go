@@ -10,7 +10,8 @@ import (
 
 // A record is a verdict as flat bytes: version, outcome, reason, method,
 // flags, notAfter (8 bytes, big endian), for tokens when they were issued (4
-// bytes) and the source (16), then each string with its length in two bytes.
+// bytes) and the source (16), then each string with its length in two bytes; for tokens
+// of our own the root and when they were issued (4 bytes) at the end.
 const (
 	recordVersion = 2
 	recordHead    = 5 + 8
@@ -18,6 +19,7 @@ const (
 
 	flagReplaced = 1
 	flagToken    = 2 // it has a source
+	flagRoot     = 4 // it has a root, and says when it was issued
 )
 
 var errRecord = errors.New("unreadable cache record")
@@ -46,6 +48,9 @@ func appendRecord(dst []byte, v *auth.Verdict) []byte {
 	if v.Source != (auth.Source{}) {
 		flags |= flagToken
 	}
+	if v.Identity.Root != "" {
+		flags |= flagRoot
+	}
 	dst = append(dst, recordVersion, byte(v.Outcome), byte(v.Reason), methodIndex(v.Identity.Method), flags)
 	dst = binary.BigEndian.AppendUint64(dst, uint64(v.Identity.NotAfter))
 	if flags&flagToken != 0 {
@@ -55,7 +60,11 @@ func appendRecord(dst []byte, v *auth.Verdict) []byte {
 	for _, s := range recordStrings(&v.Identity) {
 		dst = appendString(dst, *s)
 	}
-	return appendString(dst, v.Identity.Meta)
+	dst = appendString(dst, v.Identity.Meta)
+	if flags&flagRoot != 0 {
+		dst = binary.BigEndian.AppendUint32(appendString(dst, v.Identity.Root), v.Identity.IssuedAt)
+	}
+	return dst
 }
 
 func appendString(dst []byte, s string) []byte {
@@ -105,7 +114,17 @@ func parseRecord(v *auth.Verdict, b []byte) error {
 			return errRecord
 		}
 	}
-	if !next(&v.Identity.Meta) || at != len(b) {
+	if !next(&v.Identity.Meta) {
+		return errRecord
+	}
+	if b[4]&flagRoot != 0 {
+		if !next(&v.Identity.Root) || at+4 > len(b) {
+			return errRecord
+		}
+		v.Identity.IssuedAt = binary.BigEndian.Uint32(b[at:])
+		at += 4
+	}
+	if at != len(b) {
 		return errRecord
 	}
 	return nil

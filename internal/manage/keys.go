@@ -114,16 +114,20 @@ func (m *Manager) Create(ctx context.Context, spec KeySpec) (Made, error) {
 }
 
 func (m *Manager) mint(ctx context.Context, environment string) (auth.Secret, error) {
-	minter, err := m.minter(ctx)
+	minter, err := m.knowing(ctx)
 	if err != nil {
 		return auth.Secret{}, err
 	}
-	if !slices.Contains(minter.Prefixes(), m.prefix) {
-		if err := m.db.EnsurePrefix(ctx, m.actor, m.prefix); err != nil {
-			return auth.Secret{}, err
-		}
-	}
 	return minter.Mint(m.prefix, environment)
+}
+
+// knowing returns the minter, once every gateway can know the prefix.
+func (m *Manager) knowing(ctx context.Context) (*secret.Minter, error) {
+	minter, err := m.minter(ctx)
+	if err != nil || slices.Contains(minter.Prefixes(), m.prefix) {
+		return minter, err
+	}
+	return minter, m.db.EnsurePrefix(ctx, m.actor, m.prefix)
 }
 
 func (m *Manager) insert(ctx context.Context, tx *store.Tx, spec KeySpec, text auth.Secret) (*auth.Key, error) {
@@ -198,6 +202,9 @@ func (m *Manager) Rotate(ctx context.Context, id string, overlap time.Duration, 
 		old.ReplacedBy, old.ReplacedAt, old.OverlapUntil = made.Key.ID, tx.Now(), tx.Now()+overlap.Milliseconds()
 		made.OldEnds = old.NotAfter()
 		if err := tx.UpdateKey(ctx, old); err != nil {
+			return err
+		}
+		if err := journalExchanged(ctx, tx, store.ChangeKeyRotate, id); err != nil {
 			return err
 		}
 		if err := tx.Journal(ctx, store.ChangeKeyRotate, []auth.Fingerprint{old.Fingerprint, made.Key.Fingerprint}, auth.Parent{}); err != nil {
@@ -281,12 +288,27 @@ func (m *Manager) alter(ctx context.Context, action string, ids []string, change
 		if len(fps) == 0 {
 			return nil
 		}
+		for _, k := range changed {
+			if err := journalExchanged(ctx, tx, action, k.ID); err != nil {
+				return err
+			}
+		}
 		return tx.Journal(ctx, action, fps, auth.Parent{})
 	})
 	if err != nil {
 		return nil, err
 	}
 	return changed, nil
+}
+
+// journalExchanged journals a key's change for the tokens that were exchanged
+// for it, if there are any.
+func journalExchanged(ctx context.Context, tx *store.Tx, action, keyID string) error {
+	some, err := tx.Exchanged(ctx, keyID)
+	if err != nil || !some {
+		return err
+	}
+	return tx.Journal(ctx, action, nil, auth.Parent{Kind: auth.ParentKey, Name: keyID})
 }
 
 // Revoke revokes keys for good and returns those that were not revoked yet.

@@ -27,6 +27,7 @@ type Loss struct {
 	Owners []auth.Owner
 	// CutOffs end tokens of other issuers now and would not.
 	CutOffs []auth.CutOff
+	LostTokens
 }
 
 // Revival is a key that a backup lets work longer than it would now: one that
@@ -40,7 +41,7 @@ type Revival struct {
 // Same reports whether two comparisons came to the same.
 func (l Loss) Same(o Loss) bool {
 	same := func(a, b Revival) bool { return a.Key.ID == b.Key.ID && a.Why == b.Why }
-	return l.Count == o.Count && slices.EqualFunc(l.Revived, o.Revived, same) && len(l.Owners) == len(o.Owners) && slices.Equal(l.CutOffs, o.CutOffs)
+	return l.Count == o.Count && slices.EqualFunc(l.Revived, o.Revived, same) && len(l.Owners) == len(o.Owners) && slices.Equal(l.CutOffs, o.CutOffs) && l.same(o.LostTokens)
 }
 
 // Compare says what going back from present to backup would undo. Backups of
@@ -86,6 +87,9 @@ func Compare(ctx context.Context, present, backup *store.DB) (Loss, error) {
 		return l, err
 	}
 	if err := l.cutOffs(ctx, present, backup); err != nil {
+		return l, err
+	}
+	if err := l.collect(ctx, present, backup); err != nil {
 		return l, err
 	}
 	return l, present.Owners(ctx, func(o auth.Owner) error {
@@ -205,5 +209,6 @@ func (m *Manager) Repeat(ctx context.Context, l Loss) (keys, owners int, err err
 			errs = append(errs, fmt.Errorf("cutting off tokens of %s again: %w", c.Issuer, err))
 		}
 	}
+	errs = append(errs, m.repeatTokens(ctx, l.LostTokens, reason))
 	return keys, owners, errors.Join(errs...)
 }

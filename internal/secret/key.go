@@ -29,8 +29,28 @@ const (
 	MintingSecretLen = 32
 )
 
+// Kind is what a text of ours is for. All have the same form; the environment
+// tells them apart.
+type Kind string
+
+// The kinds. A key has any other environment.
+const (
+	Key          Kind = ""
+	AccessToken  Kind = "at"
+	RefreshToken Kind = "rt"
+	ClientSecret Kind = "cs"
+)
+
 // ReservedEnvironments are used by other kinds of credentials.
-var ReservedEnvironments = []string{"at", "rt", "cs"}
+var ReservedEnvironments = []string{string(AccessToken), string(RefreshToken), string(ClientSecret)}
+
+// KindOf says what a text with our form claims to be; its tag is not looked at.
+func KindOf(text string) Kind {
+	if _, env, ok := Parse(text); ok && slices.Contains(ReservedEnvironments, env) {
+		return Kind(env)
+	}
+	return Key
+}
 
 var tagModulus = func() uint64 {
 	m := uint64(1)
@@ -107,6 +127,21 @@ func (m *Minter) Mint(prefix, environment string) (auth.Secret, error) {
 	if err := CheckEnvironment(environment); err != nil {
 		return auth.Secret{}, err
 	}
+	return m.mint(prefix, environment)
+}
+
+// MintKind returns a new text of another kind than a key.
+func (m *Minter) MintKind(prefix string, kind Kind) (auth.Secret, error) {
+	if err := CheckPrefix(prefix); err != nil {
+		return auth.Secret{}, err
+	}
+	if !slices.Contains(ReservedEnvironments, string(kind)) {
+		return auth.Secret{}, auth.Invalidf("no such kind: %q", string(kind))
+	}
+	return m.mint(prefix, string(kind))
+}
+
+func (m *Minter) mint(prefix, environment string) (auth.Secret, error) {
 	var random [32]byte
 	if _, err := rand.Read(random[:]); err != nil {
 		return auth.Secret{}, fmt.Errorf("reading random bytes: %w", err)
@@ -117,9 +152,15 @@ func (m *Minter) Mint(prefix, environment string) (auth.Secret, error) {
 
 // Check says whether key is well-formed and bears one of our tags, without any
 // I/O: ReasonNone, ReasonMalformed or ReasonForged.
-func (m *Minter) Check(key string) auth.Reason {
+func (m *Minter) Check(key string) auth.Reason { return m.CheckKind(Key, key) }
+
+// CheckKind is Check for any kind: what is of another one is ReasonMalformed.
+func (m *Minter) CheckKind(kind Kind, key string) auth.Reason {
 	prefix, env, ok := Parse(key)
-	if !ok || !slices.Contains(m.prefixes, prefix) || slices.Contains(ReservedEnvironments, env) {
+	if !ok || !slices.Contains(m.prefixes, prefix) {
+		return auth.ReasonMalformed
+	}
+	if reserved := slices.Contains(ReservedEnvironments, env); reserved != (kind != Key) || reserved && env != string(kind) {
 		return auth.ReasonMalformed
 	}
 	head, tag := key[:len(key)-tagLen], key[len(key)-tagLen:]

@@ -12,18 +12,26 @@ import (
 
 // Kinds of changes in the journal.
 const (
-	ChangeKeyCreate   = "key.create"
-	ChangeKeyImport   = "key.import"
-	ChangeKeyRotate   = "key.rotate"
-	ChangeKeyRevoke   = "key.revoke"
-	ChangeKeyEdit     = "key.edit"
-	ChangeKeyDisable  = "key.disable"
-	ChangeKeyEnable   = "key.enable"
-	ChangeOwner       = "owner"
-	ChangeTokenRevoke = "token.revoke"  // of another issuer: see CutOffs
-	ChangeMoved       = "store.moved"   // nothing is changed here any more
-	ChangeUnmoved     = "store.unmoved" // they are again
-	ChangeSecrets     = "secrets"       // prefixes or minting secrets: gateways read them again
+	ChangeKeyCreate     = "key.create"
+	ChangeKeyImport     = "key.import"
+	ChangeKeyRotate     = "key.rotate"
+	ChangeKeyRevoke     = "key.revoke"
+	ChangeKeyEdit       = "key.edit"
+	ChangeKeyDisable    = "key.disable"
+	ChangeKeyEnable     = "key.enable"
+	ChangeOwner         = "owner"
+	ChangeTokenRevoke   = "token.revoke" // of another issuer: see CutOffs
+	ChangeClientCreate  = "client.create"
+	ChangeClientEdit    = "client.edit"
+	ChangeClientRotate  = "client.rotate"
+	ChangeClientRevoke  = "client.revoke"
+	ChangeClientDisable = "client.disable"
+	ChangeClientEnable  = "client.enable"
+	ChangeOwnToken      = "token.end"      // of our own: it was revoked
+	ChangeAssertionKeys = "assertion_keys" // gateways read them again
+	ChangeMoved         = "store.moved"    // nothing is changed here any more
+	ChangeUnmoved       = "store.unmoved"  // they are again
+	ChangeSecrets       = "secrets"        // prefixes or minting secrets: gateways read them again
 )
 
 // Look is what a gateway learns from one look at the journal, read in one

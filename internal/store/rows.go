@@ -32,6 +32,14 @@ var copied = []table{
 		"revoked_reason", "replaced_by", "replaced_at", "overlap_until", "last_used_at", "refused_at", "refused_reason", "format",
 	}, 1},
 	{"token_cutoffs", []string{"issuer", "kind", "name", "issued_before", "created_at", "kept_until", "reason"}, 3},
+	{"clients", []string{
+		"id", "owner", "name", "environment", "scopes", "networks", "meta", "token_lifetime", "jwks", "created_at", "disabled_at", "revoked_at",
+		"revoked_reason", "last_token_at",
+	}, 1},
+	{"client_secrets", []string{"fingerprint", "client", "hint", "created_at", "ends_at"}, 1},
+	{"access_tokens", []string{"fingerprint", "id", "client", "key_id", "scopes", "issued_at", "expires_at", "revoked_at"}, 1},
+	{"client_assertions", []string{"client", "jti", "expires_at"}, 2},
+	{"assertion_keys", []string{"id", "algorithm", "sealed", "created_at", "signs_from", "published_until"}, 1},
 	{"journal", []string{"seq", "id", "at", "kind", "fingerprints", "parent_kind", "parent_name"}, 1},
 	{"audit", []string{"id", "at", "actor", "action", "target", "detail"}, 1},
 }

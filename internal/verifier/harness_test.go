@@ -131,15 +131,31 @@ func (n *node) look() {
 }
 
 func (n *node) LookupKey(ctx context.Context, fp auth.Fingerprint) (store.Loaded, error) {
+	return lookup(ctx, n, fp, n.db.LookupKey)
+}
+
+func (n *node) LookupToken(ctx context.Context, fp auth.Fingerprint) (store.LoadedToken, error) {
+	return lookup(ctx, n, fp, n.db.LookupToken)
+}
+
+func (n *node) LookupSecret(ctx context.Context, fp auth.Fingerprint) (store.LoadedClient, error) {
+	return lookup(ctx, n, fp, n.db.LookupSecret)
+}
+
+func (n *node) LookupClient(ctx context.Context, id string) (store.LoadedClient, error) {
+	return lookup(ctx, n, id, n.db.LookupClient)
+}
+
+func lookup[Q, A any](ctx context.Context, n *node, q Q, ask func(context.Context, Q) (A, error)) (a A, err error) {
 	n.loads.Add(1)
 	if n.away.Load() {
-		return store.Loaded{}, auth.ErrUnavailable
+		return a, auth.ErrUnavailable
 	}
 	if n.hanging.Load() {
 		<-ctx.Done()
-		return store.Loaded{}, ctx.Err()
+		return a, ctx.Err()
 	}
-	return n.db.LookupKey(ctx, fp)
+	return ask(ctx, q)
 }
 
 func (n *node) create(owner string) manage.Made {

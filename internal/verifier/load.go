@@ -9,7 +9,6 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/cache"
 	"github.com/caddy-auth/caddy-auth/internal/feed"
-	"github.com/caddy-auth/caddy-auth/internal/store"
 )
 
 const (
@@ -32,8 +31,29 @@ const (
 	lookupTimeout = 2 * time.Second
 )
 
+// question is what a flight finds out.
+type question struct {
+	fp    auth.Fingerprint // what memory knows the answer by
+	about cache.About      // of shared records; zero: of keys
+	ask   func(context.Context) (answer, error)
+}
+
+// answer is what the store said, and where in its history.
+type answer struct {
+	verdict auth.Verdict
+	point   auth.Point
+	moved   bool // see store.Loaded
+}
+
+func (v *Verifier) aboutKey(fp auth.Fingerprint) question {
+	return question{fp: fp, ask: func(ctx context.Context) (answer, error) {
+		l, err := v.keys.LookupKey(ctx, fp)
+		return answer{verdictOfKey(l.Key), l.Point, l.Moved}, err
+	}}
+}
+
 // lead starts the flight's load, detached from the request that began it.
-func (v *Verifier) lead(f *cache.Flight, fp auth.Fingerprint) {
+func (v *Verifier) lead(f *cache.Flight, q question) {
 	shared := v.shared.Load()
 	if shared != nil && !take(v.reads) {
 		shared = nil
@@ -42,24 +62,24 @@ func (v *Verifier) lead(f *cache.Flight, fp auth.Fingerprint) {
 		if !v.takeSlot(f) {
 			return
 		}
-		go v.run(f, fp, nil)
+		go v.run(f, q, nil)
 		return
 	}
-	go v.run(f, fp, *shared)
+	go v.run(f, q, *shared)
 }
 
 // run looks in the shared tier, whose slot the caller took, then in the store.
-func (v *Verifier) run(f *cache.Flight, fp auth.Fingerprint, shared Shared) {
+func (v *Verifier) run(f *cache.Flight, q question, shared Shared) {
 	var old *cache.Record
 	if shared != nil {
 		var landed bool
-		landed, old = v.loadShared(context.Background(), f, fp, shared) // the tier has a deadline of its own
+		landed, old = v.loadShared(context.Background(), f, q, shared) // the tier has a deadline of its own
 		<-v.reads
 		if landed {
 			return
 		}
 		if !take(v.slots) {
-			if old == nil || !v.landShared(f, fp, old, v.oldChecked()) {
+			if old == nil || !v.landShared(f, q.fp, old, v.oldChecked()) {
 				v.overloaded(f)
 			}
 			return
@@ -67,10 +87,10 @@ func (v *Verifier) run(f *cache.Flight, fp auth.Fingerprint, shared Shared) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 	defer cancel()
-	record, ok := v.loadStore(ctx, f, fp, old)
+	record, ok := v.loadStore(ctx, f, q, old)
 	<-v.slots
 	if ok && shared != nil && record.Verdict.Outcome == auth.Allow && take(v.writes) {
-		_ = shared.Put(ctx, cache.About{}, fp, record) // the tier reports its own failures; the request has its answer
+		_ = shared.Put(ctx, q.about, q.fp, record) // the tier reports its own failures; the request has its answer
 		<-v.writes
 	}
 }
@@ -107,9 +127,9 @@ func (v *Verifier) oldChecked() time.Time {
 // loadShared lands the flight with a shared record. A record that is missing,
 // unreadable, fenced or ahead of the cursor is a miss; one that is older than
 // the memory tier keeps things is returned, for when the store is away.
-func (v *Verifier) loadShared(ctx context.Context, f *cache.Flight, fp auth.Fingerprint, shared Shared) (landed bool, old *cache.Record) {
+func (v *Verifier) loadShared(ctx context.Context, f *cache.Flight, q question, shared Shared) (landed bool, old *cache.Record) {
 	began := time.Now()
-	record, err := shared.Get(ctx, cache.About{}, fp)
+	record, err := shared.Get(ctx, q.about, q.fp)
 	v.meter.Took(TierShared, time.Since(began))
 	switch {
 	case errors.Is(err, auth.ErrNotFound):
@@ -129,7 +149,7 @@ func (v *Verifier) loadShared(ctx context.Context, f *cache.Flight, fp auth.Fing
 		v.meter.Lookup(TierShared, Miss)
 		return false, &record
 	}
-	return v.landShared(f, fp, &record, record.Checked), nil
+	return v.landShared(f, q.fp, &record, record.Checked), nil
 }
 
 // landShared lands the flight with a shared record, if no change overtook it.
@@ -145,36 +165,36 @@ func (v *Verifier) landShared(f *cache.Flight, fp auth.Fingerprint, record *cach
 	return true
 }
 
-// loadStore reads the key until no change overtakes the reading, maxRuns times
+// loadStore asks the store until no change overtakes the reading, maxRuns times
 // at most. A fenced reading is neither kept nor returned (design 4.6, Fence).
 // old is used if the store can't be asked.
-func (v *Verifier) loadStore(ctx context.Context, f *cache.Flight, fp auth.Fingerprint, old *cache.Record) (record cache.Record, ok bool) {
+func (v *Verifier) loadStore(ctx context.Context, f *cache.Flight, q question, old *cache.Record) (record cache.Record, ok bool) {
 	for run := range maxRuns {
 		if v.hooks.BeforeLoad != nil {
 			v.hooks.BeforeLoad(run)
 		}
 		began, checked := time.Now(), v.hooks.Now()
-		loaded, err := v.lookup(ctx, fp, old != nil)
+		loaded, err := v.lookup(ctx, q, old != nil)
 		v.meter.Took(TierStore, time.Since(began))
 		if v.hooks.AfterLoad != nil {
 			v.hooks.AfterLoad(run)
 		}
 		if err != nil {
 			v.meter.Lookup(TierStore, Failed)
-			if old == nil || !v.landShared(f, fp, old, v.oldChecked()) {
+			if old == nil || !v.landShared(f, q.fp, old, v.oldChecked()) {
 				v.memory.Abort(f, auth.Undecided(err))
 			}
 			return record, false
 		}
-		verdict := verdictOfKey(loaded.Key)
-		if loaded.Moved && verdict.Outcome == auth.Deny && verdict.Reason != auth.ReasonRevoked {
+		verdict := loaded.verdict
+		if loaded.moved && verdict.Outcome == auth.Deny && verdict.Reason != auth.ReasonRevoked {
 			v.memory.Abort(f, auth.Undecided(fmt.Errorf("looking up a key: %w", auth.ErrMoved)))
 			return record, false
 		}
 		parents := auth.ParentsOf(&verdict.Identity)
-		if v.fence.Fence(loaded.Point, fp, parents) == feed.Ahead {
+		if v.fence.Fence(loaded.point, q.fp, parents) == feed.Ahead {
 			if err := v.fence.LookSoon(ctx); err != nil {
-				if old != nil && v.landShared(f, fp, old, v.oldChecked()) {
+				if old != nil && v.landShared(f, q.fp, old, v.oldChecked()) {
 					return record, false
 				}
 				v.memory.Abort(f, auth.Undecided(fmt.Errorf("catching up with the journal: %w", err)))
@@ -182,7 +202,7 @@ func (v *Verifier) loadStore(ctx context.Context, f *cache.Flight, fp auth.Finge
 			}
 		}
 		landed := v.memory.Land(f, verdict, checked, func() bool {
-			usable := v.fence.Fence(loaded.Point, fp, parents) == feed.Usable
+			usable := v.fence.Fence(loaded.point, q.fp, parents) == feed.Usable
 			if usable && v.hooks.AfterFence != nil {
 				v.hooks.AfterFence()
 			}
@@ -190,7 +210,7 @@ func (v *Verifier) loadStore(ctx context.Context, f *cache.Flight, fp auth.Finge
 		})
 		if landed {
 			v.meter.Lookup(TierStore, hitOf(&verdict))
-			return cache.Record{Verdict: verdict, Point: loaded.Point, Checked: checked}, true
+			return cache.Record{Verdict: verdict, Point: loaded.point, Checked: checked}, true
 		}
 		v.meter.Lookup(TierStore, Fenced)
 		// Should the store have gone back in time, looking finds it out. A
@@ -202,12 +222,12 @@ func (v *Verifier) loadStore(ctx context.Context, f *cache.Flight, fp auth.Finge
 }
 
 // lookup asks the store, not for long if something else would do.
-func (v *Verifier) lookup(ctx context.Context, fp auth.Fingerprint, hurry bool) (store.Loaded, error) {
+func (v *Verifier) lookup(ctx context.Context, q question, hurry bool) (answer, error) {
 	most := lookupTimeout
 	if hurry {
 		most = patience
 	}
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
-	return v.keys.LookupKey(ctx, fp)
+	return q.ask(ctx)
 }

@@ -222,13 +222,10 @@ func judgeNetworks(networks string, addr netip.Addr) *auth.Refusal {
 	if !addr.IsValid() {
 		return &auth.Refusal{Code: auth.CodeNetworkNotAllowed, Detail: "the credential is bound to networks and the client's address is not known"}
 	}
-	addr = addr.Unmap().WithZone("")
-	for word := range strings.FieldsSeq(networks) {
-		if p, err := netip.ParsePrefix(word); err == nil && p.Contains(addr) {
-			return nil
-		}
+	if auth.InNetworks(networks, addr) {
+		return nil
 	}
-	return &auth.Refusal{Code: auth.CodeNetworkNotAllowed, Detail: "the credential may not be used from " + addr.String()}
+	return &auth.Refusal{Code: auth.CodeNetworkNotAllowed, Detail: "the credential may not be used from " + addr.Unmap().WithZone("").String()}
 }
 
 // IsPreflight reports whether a request is a CORS preflight (Fetch, 3.2.2).

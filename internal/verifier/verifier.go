@@ -13,10 +13,14 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/store"
 )
 
-// Keys is where keys are looked up. LookupKey MUST read the key and the point
-// in one snapshot and honour the context's deadline.
+// Keys is where keys, tokens and clients of our own are looked up. Each MUST
+// read what it answers and the point in one snapshot and honour the context's
+// deadline.
 type Keys interface {
 	LookupKey(ctx context.Context, fp auth.Fingerprint) (store.Loaded, error)
+	LookupToken(ctx context.Context, fp auth.Fingerprint) (store.LoadedToken, error)
+	LookupSecret(ctx context.Context, fp auth.Fingerprint) (store.LoadedClient, error)
+	LookupClient(ctx context.Context, id string) (store.LoadedClient, error)
 }
 
 // Fence says whether caches may be trusted and loads be used.
@@ -48,7 +52,7 @@ type Hooks struct {
 	Now func() time.Time // this machine's clock; nil: time.Now
 }
 
-// Verifier verifies API keys.
+// Verifier verifies API keys, tokens, and the clients that ask for tokens.
 type Verifier struct {
 	memory *cache.Memory
 	fence  Fence
@@ -116,7 +120,8 @@ func (v *Verifier) VerifyKey(ctx context.Context, key string, now time.Time) aut
 	return v.Verify(ctx, auth.FingerprintOf(key), key, now)
 }
 
-// Verify is VerifyKey for who has the key's fingerprint already.
+// Verify is VerifyKey for who has the key's fingerprint already. A token of our
+// own is verified in the same way.
 func (v *Verifier) Verify(ctx context.Context, fp auth.Fingerprint, key string, now time.Time) (verdict auth.Verdict) {
 	trusted := v.fence.Trusted(now)
 	if trusted && v.memory.Lookup(&verdict, fp, now) {
@@ -128,7 +133,11 @@ func (v *Verifier) Verify(ctx context.Context, fp auth.Fingerprint, key string, 
 	if minter == nil {
 		return auth.Undecided(fmt.Errorf("the store's secrets were not read yet: %w", auth.ErrUnavailable))
 	}
-	if r := minter.Check(key); r != auth.ReasonNone {
+	kind := secret.KindOf(key)
+	if kind != secret.AccessToken {
+		kind = secret.Key // client secrets and refresh tokens are no credentials here
+	}
+	if r := minter.CheckKind(kind, key); r != auth.ReasonNone {
 		if imported := v.imported.Load(); !imported.Has(fp) {
 			return v.refuse(r, key, imported, trusted)
 		}
@@ -136,7 +145,10 @@ func (v *Verifier) Verify(ctx context.Context, fp auth.Fingerprint, key string, 
 	if !trusted { // before it may join a flight
 		return auth.Undecided(auth.ErrStale)
 	}
-	return v.load(ctx, fp, now)
+	if kind == secret.AccessToken {
+		return v.load(ctx, v.aboutToken(fp), now)
+	}
+	return v.load(ctx, v.aboutKey(fp), now)
 }
 
 // refuse denies a key that bears no tag of ours and was not imported, as far as
@@ -170,12 +182,15 @@ func (v *Verifier) VerifyAgain(ctx context.Context, fp auth.Fingerprint, id *aut
 	if id.OfToken() {
 		return v.tokenAgain(id, now)
 	}
-	return v.load(ctx, fp, now)
+	if id.Method == auth.MethodAccessToken {
+		return v.load(ctx, v.aboutToken(fp), now)
+	}
+	return v.load(ctx, v.aboutKey(fp), now)
 }
 
 // load looks once more in memory and then further.
-func (v *Verifier) load(ctx context.Context, fp auth.Fingerprint, now time.Time) auth.Verdict {
-	return v.join(ctx, fp, now, func(f *cache.Flight) { v.lead(f, fp) })
+func (v *Verifier) load(ctx context.Context, q question, now time.Time) auth.Verdict {
+	return v.join(ctx, q.fp, now, func(f *cache.Flight) { v.lead(f, q) })
 }
 
 // join looks once more in memory and then waits for a flight, which begin begins

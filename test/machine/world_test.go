@@ -366,6 +366,19 @@ func (n *node) LookupKey(ctx context.Context, fp auth.Fingerprint) (store.Loaded
 	return l, err
 }
 
+// The world has keys only.
+func (n *node) LookupToken(ctx context.Context, fp auth.Fingerprint) (store.LoadedToken, error) {
+	return n.db.LookupToken(ctx, fp)
+}
+
+func (n *node) LookupSecret(ctx context.Context, fp auth.Fingerprint) (store.LoadedClient, error) {
+	return n.db.LookupSecret(ctx, fp)
+}
+
+func (n *node) LookupClient(ctx context.Context, id string) (store.LoadedClient, error) {
+	return n.db.LookupClient(ctx, id)
+}
+
 // tier is the memory tier as the follower changes it.
 type tier struct{ n *node }
 

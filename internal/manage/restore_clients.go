@@ -1,0 +1,131 @@
+package manage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/store"
+)
+
+// LostTokens is what going back to a backup would bring back to life of the
+// gateway's own tokens and of who gets them.
+type LostTokens struct {
+	// Clients are revoked or disabled now and would not be.
+	Clients []*auth.Client
+	// Secrets were replaced, and would work longer, by their clients.
+	Secrets []SecretRevival
+	// Tokens were revoked one by one.
+	Tokens []auth.AccessToken
+	// AssertionKeys are not published any more, and would be: their ids.
+	AssertionKeys []string
+}
+
+// SecretRevival is a client's secret that a backup lets work longer.
+type SecretRevival struct {
+	ClientID    string
+	Fingerprint auth.Fingerprint
+	EndsAt      int64 // now; unix milliseconds, long ago if it is gone
+}
+
+func (l LostTokens) same(o LostTokens) bool {
+	return slices.EqualFunc(l.Clients, o.Clients, func(a, b *auth.Client) bool { return a.ID == b.ID && a.State() == b.State() }) &&
+		slices.Equal(l.Secrets, o.Secrets) && slices.Equal(l.Tokens, o.Tokens) && slices.Equal(l.AssertionKeys, o.AssertionKeys)
+}
+
+func (l *LostTokens) collect(ctx context.Context, present, backup *store.DB) error {
+	err := present.Clients(ctx, store.ClientFilter{}, func(c *auth.Client) error {
+		now, err := present.Client(ctx, c.ID)
+		if err != nil {
+			return err
+		}
+		then, err := backup.Client(ctx, c.ID)
+		if errors.Is(err, auth.ErrNotFound) {
+			return nil // it is lost, so it stays out
+		}
+		if err != nil {
+			return err
+		}
+		if now.RevokedAt != 0 && then.RevokedAt == 0 || now.DisabledAt != 0 && then.DisabledAt == 0 && then.RevokedAt == 0 {
+			l.Clients = append(l.Clients, now)
+		}
+		for _, s := range then.Secrets {
+			end := int64(1)
+			if i := slices.IndexFunc(now.Secrets, func(x auth.ClientSecret) bool { return x.Fingerprint == s.Fingerprint }); i >= 0 {
+				end = now.Secrets[i].EndsAt
+			}
+			if end != 0 && later(s.EndsAt, end) {
+				l.Secrets = append(l.Secrets, SecretRevival{c.ID, s.Fingerprint, end})
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	err = present.RevokedTokens(ctx, time.Now().UnixMilli(), func(t auth.AccessToken) error {
+		then, err := backup.LookupToken(ctx, t.Fingerprint)
+		if err == nil && then.Token != nil && then.Token.RevokedAt == 0 {
+			l.Tokens = append(l.Tokens, t)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return l.assertionKeys(ctx, present, backup)
+}
+
+func (l *LostTokens) assertionKeys(ctx context.Context, present, backup *store.DB) error {
+	now, err := present.AssertionKeys(ctx, nil)
+	if err != nil {
+		return err
+	}
+	then, err := backup.AssertionKeys(ctx, nil)
+	if err != nil {
+		return err
+	}
+	for _, k := range then {
+		if !slices.ContainsFunc(now, func(x auth.AssertionKey) bool { return x.ID == k.ID }) {
+			l.AssertionKeys = append(l.AssertionKeys, k.ID)
+		}
+	}
+	return nil
+}
+
+// repeatTokens stops again what would come back to life.
+func (m *Manager) repeatTokens(ctx context.Context, l LostTokens, reason string) error {
+	var errs []error
+	add := func(what string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("stopping %s again: %w", what, err))
+		}
+	}
+	for _, c := range l.Clients {
+		var err error
+		if c.RevokedAt != 0 {
+			_, err = m.RevokeClients(ctx, []string{c.ID}, reason)
+		} else {
+			_, err = m.SetClientsDisabled(ctx, []string{c.ID}, true, reason)
+		}
+		add(c.ID, err)
+	}
+	for _, s := range l.Secrets {
+		add("a secret of "+s.ClientID, m.change(ctx, func(tx *store.Tx) error {
+			return errors.Join(tx.EndClientSecret(ctx, s.Fingerprint, s.EndsAt),
+				tx.Journal(ctx, store.ChangeClientRotate, nil, clientParent(s.ClientID)),
+				tx.Audit(ctx, "client.end_secret", s.ClientID, map[string]any{"works_until": s.EndsAt, "reason": reason}))
+		}))
+	}
+	for _, t := range l.Tokens {
+		_, err := m.RevokeOwnToken(ctx, t.Fingerprint, t.ID, t.ClientID)
+		add(t.ID, err)
+	}
+	for _, id := range l.AssertionKeys {
+		add("assertion key "+id, m.EndAssertionKey(ctx, id))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,152 @@
+package oauth
+
+import (
+	"context"
+	"crypto/sha256"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/jwt"
+	"github.com/caddy-auth/caddy-auth/internal/strictjson"
+)
+
+const (
+	assertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+	// mostAssertionLife is how far in the future an assertion may expire, and so
+	// how long its jti is remembered.
+	mostAssertionLife = 5 * time.Minute
+	leeway            = 30 * time.Second
+	maxJTI            = 256
+)
+
+// assertionTypes are what typ may be: a token for another purpose is no client
+// assertion (RFC 8725, 3.11).
+var assertionTypes = []string{"", "JWT", "client-authentication+jwt"}
+
+// readAssertion finds out whose an assertion is said to be.
+func readAssertion(f form) (presented, *Failure) {
+	text := f.get("client_assertion")
+	switch {
+	case f.get("client_assertion_type") != assertionType:
+		return presented{}, bad(invalidRequest, "client_assertion_type must be "+assertionType)
+	case text == "":
+		return presented{}, bad(invalidRequest, "client_assertion is missing")
+	case len(text) > maxAssertion:
+		return presented{}, noClient("a client assertion that is too long")
+	}
+	return presented{way: PrivateKeyJWT, id: f.get("client_id"), secret: text}, nil
+}
+
+// checkAssertion verifies a client assertion (RFC 7523, 3). For a client that is
+// not there, or has no keys, a signature is checked all the same: it takes as
+// long.
+func (s *Server) checkAssertion(ctx context.Context, p presented, c Caller) (proof, *Failure) {
+	if s.cfg.Issuer == "" {
+		return proof{}, noClient("a client assertion, but no issuer is configured that it could be for")
+	}
+	token, reason := jwt.Parse(p.secret)
+	if reason != auth.ReasonNone {
+		return proof{}, noClient(reason.String())
+	}
+	id, issue, failure := s.readClaims(token, p, c)
+	if failure != nil {
+		return proof{}, failure
+	}
+	v := s.credentials.FindClient(ctx, id, s.now())
+	if v.Outcome == auth.CannotDecide {
+		return proof{}, unavailable(v.Cause)
+	}
+	keys := keysOf(v)
+	signed, tried := verifySignature(token, keys)
+	if !tried {
+		verifySignature(token, decoys())
+	}
+	switch {
+	case v.Outcome != auth.Allow:
+		return proof{}, noClient(v.Reason.String())
+	case len(keys) == 0:
+		return proof{}, noClient("a client without keys")
+	case !tried:
+		return proof{}, noClient(auth.ReasonKeyID.String())
+	case !signed:
+		return proof{}, noClient(auth.ReasonSignature.String())
+	}
+	return proof{client: &v.Identity, assertion: issue}, nil
+}
+
+// readClaims judges all but the signature (RFC 7523, 3).
+func (s *Server) readClaims(t *jwt.Token, p presented, c Caller) (id string, issue *Issue, failure *Failure) {
+	now := s.now()
+	iss, ok1 := t.Claims.Text("iss")
+	sub, ok2 := t.Claims.Text("sub")
+	jti, ok3 := t.Claims.Text("jti")
+	audiences, ok4 := t.Claims.Words("aud")
+	exp, hasExp, ok5 := t.Claims.Date("exp")
+	nbf, _, ok6 := t.Claims.Date("nbf")
+	iat, _, ok7 := t.Claims.Date("iat")
+	at, slack := now.UnixMilli(), leeway.Milliseconds()
+	switch {
+	case !slices.ContainsFunc(assertionTypes, func(typ string) bool { return typ == "" && t.Type == "" || typ != "" && t.IsType(typ) }):
+		return "", nil, noClient(auth.ReasonTokenType.String())
+	case !ok1 || !ok2 || !ok3 || !ok4 || !ok5 || !ok6 || !ok7, sub == "", iss != sub, len(sub) > maxClientID, p.id != "" && p.id != sub:
+		return "", nil, noClient(auth.ReasonClaims.String())
+	case jti == "" || len(jti) > maxJTI: // without one it could be sent again
+		return "", nil, noClient("a client assertion without a jti")
+	case len(audiences) == 0 || slices.ContainsFunc(audiences, func(a string) bool { return a == "" || a != s.cfg.Issuer && a != c.Endpoint }):
+		return "", nil, noClient(auth.ReasonAudience.String()) // nor one that others could send here
+	case !hasExp || exp > at+mostAssertionLife.Milliseconds()+slack:
+		return "", nil, noClient(auth.ReasonLifetime.String())
+	case at >= exp+slack:
+		return "", nil, noClient(auth.ReasonExpired.String())
+	case nbf > at+slack || iat > at+slack:
+		return "", nil, noClient(auth.ReasonNotYet.String())
+	}
+	sum := sha256.Sum256([]byte(jti))
+	issue = &Issue{JTI: sum[:], AssertionEnds: exp + slack}
+	issue.Token.ClientID = sub
+	return sub, issue, nil
+}
+
+func keysOf(v auth.Verdict) []*jwt.Key {
+	if v.Outcome != auth.Allow {
+		return nil
+	}
+	return parseKeys(auth.ClientJWKS(&v.Identity))
+}
+
+func parseKeys(text string) []*jwt.Key {
+	set, err := strictjson.Decode([]byte(text))
+	if err != nil {
+		return nil
+	}
+	list, _ := set["keys"].([]any)
+	var keys []*jwt.Key
+	for _, one := range list {
+		if o, ok := one.(strictjson.Object); ok {
+			if k, err := jwt.ParseKey(o); err == nil {
+				keys = append(keys, k)
+			}
+		}
+	}
+	return keys
+}
+
+// verifySignature tries the keys that have the token's kid, or no kid, or all
+// if the token has none. tried says that a signature was checked.
+func verifySignature(t *jwt.Token, keys []*jwt.Key) (signed, tried bool) {
+	for _, k := range keys {
+		if t.KeyID != "" && k.ID != "" && t.KeyID != k.ID {
+			continue
+		}
+		r := t.Verify(k, jwt.DefaultAlgorithms())
+		if tried = tried || r != auth.ReasonAlgorithm; r == auth.ReasonNone {
+			return true, true
+		}
+	}
+	return false, tried
+}
+
+// decoys are public keys whose private parts nobody has.
+var decoys = sync.OnceValue(func() []*jwt.Key { return parseKeys(decoySet) })

@@ -1,0 +1,157 @@
+package oauth
+
+import (
+	"context"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/limit"
+	"github.com/caddy-auth/caddy-auth/internal/secret"
+)
+
+// Credentials verifies what requests come with.
+type Credentials interface {
+	// VerifyKey verifies a key, or a token of our own.
+	VerifyKey(ctx context.Context, text string, now time.Time) auth.Verdict
+	// VerifySecret verifies a client's secret.
+	VerifySecret(ctx context.Context, text string, now time.Time) auth.Verdict
+	// KnowsSecret reports whether a secret is known to be good, without I/O.
+	KnowsSecret(text string, now time.Time) bool
+	// FindClient returns the verdict on a client that has not proved to be it.
+	FindClient(ctx context.Context, id string, now time.Time) auth.Verdict
+	// Minter is nil until the store's secrets are known.
+	Minter() *secret.Minter
+}
+
+// Tokens writes and ends tokens.
+type Tokens interface {
+	Issue(ctx context.Context, i *Issue) error
+	// UseAssertion marks a client assertion as used: auth.ErrConflict, if it was.
+	UseAssertion(ctx context.Context, i *Issue) error
+	// Revoke ends a token. When it returns nil, this gateway takes it no more.
+	Revoke(ctx context.Context, fp auth.Fingerprint, id, client string) error
+}
+
+// Config is what an operator chooses.
+type Config struct {
+	Issuer           string        // RFC 8414, 2; empty: no private_key_jwt and no metadata
+	Lifetime         time.Duration // of tokens, default auth.DefaultTokenLifetime
+	Exchange         bool          // take keys for tokens
+	ExchangeLifetime time.Duration // default DefaultExchangeLifetime
+	Prefix           string        // of tokens
+}
+
+// DefaultExchangeLifetime is how long tokens live that keys were exchanged for.
+const DefaultExchangeLifetime = 5 * time.Minute
+
+// Failed attempts to be a client: of one address with one client, and of one
+// address. Then nothing that costs more than a look into memory is done for it.
+var (
+	pairRate    = limit.Rate{Every: 2 * time.Second, Burst: 10}
+	addressRate = limit.Rate{Every: 200 * time.Millisecond, Burst: 100}
+)
+
+const mostThrottled = 20_000
+
+// Failures counts failed attempts. It survives configurations.
+type Failures struct {
+	pairs     *limit.Local[pair]
+	addresses *limit.Local[netip.Addr]
+}
+
+type pair struct {
+	address netip.Addr
+	client  [16]byte
+}
+
+// NewFailures returns an empty count.
+func NewFailures() *Failures {
+	return &Failures{limit.NewLocal[pair](pairRate, mostThrottled), limit.NewLocal[netip.Addr](addressRate, mostThrottled)}
+}
+
+// Server answers the requests of one configuration. It is safe for concurrent
+// use.
+type Server struct {
+	cfg         Config
+	credentials Credentials
+	tokens      Tokens
+	failures    *Failures
+	now         func() time.Time
+}
+
+// New returns a server. A nil now is time.Now.
+func New(cfg Config, credentials Credentials, tokens Tokens, failures *Failures, now func() time.Time) *Server {
+	if cfg.Lifetime == 0 {
+		cfg.Lifetime = auth.DefaultTokenLifetime
+	}
+	if cfg.ExchangeLifetime == 0 {
+		cfg.ExchangeLifetime = DefaultExchangeLifetime
+	}
+	if now == nil {
+		now = time.Now
+	}
+	return &Server{cfg, credentials, tokens, failures, now}
+}
+
+// Caller is what is known of who sent a request.
+type Caller struct {
+	Address  netip.Addr // invalid: not known
+	Endpoint string     // the URL of the endpoint, as metadata says it; empty: not known
+}
+
+// throttle is one address, and who it says it is.
+type throttle struct {
+	s       *Server
+	address netip.Addr
+	pair    pair
+}
+
+func (s *Server) throttleOf(c Caller, clientID string) throttle {
+	address := c.Address.Unmap().WithZone("")
+	if address.Is6() { // who has one of those has 2^64
+		if p, err := address.Prefix(64); err == nil {
+			address = p.Addr()
+		}
+	}
+	fp := auth.FingerprintOf(clientID)
+	return throttle{s, address, pair{address, [16]byte(fp[:16])}}
+}
+
+// wait is how long the address has to wait; 0: not at all.
+func (t throttle) wait(now time.Time) time.Duration {
+	f := t.s.failures
+	return max(f.pairs.Left(t.pair, now), f.addresses.Left(t.address, now))
+}
+
+func (t throttle) failed(now time.Time) {
+	t.s.failures.pairs.Add(t.pair, now)
+	t.s.failures.addresses.Add(t.address, now)
+}
+
+// CheckIssuer says what is wrong with an issuer (RFC 8414, 2): https, or http on
+// loopback, without query and fragment.
+func CheckIssuer(issuer string) error {
+	u, err := url.Parse(issuer)
+	switch {
+	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.Opaque != "":
+		return auth.Invalidf("issuer %q: want an https URL", issuer)
+	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Contains(issuer, "#"):
+		return auth.Invalidf("issuer: a URL without user, query and fragment")
+	case strings.HasSuffix(u.Path, "/"):
+		return auth.Invalidf("issuer %s: a URL that does not end in a slash: clients compare it byte for byte", issuer)
+	case u.Scheme == "http" && !loopback(u.Hostname()):
+		return auth.Invalidf("issuer %s: want https: clients send their secrets there", issuer)
+	}
+	return nil
+}
+
+func loopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	a, err := netip.ParseAddr(host)
+	return err == nil && a.IsLoopback()
+}
