@@ -78,6 +78,9 @@ type App struct {
 	// name of our own.
 	Introspection map[string]*IntrospectionConfig `json:"introspection,omitempty"`
 
+	// The gateway as an authorization server, for auth_token and its siblings.
+	TokenEndpoint *TokenEndpoint `json:"token_endpoint,omitempty"`
+
 	// How many refusals a second are answered at once; more wait for their turn,
 	// at most half a second. Default: 1000. Negative: all.
 	RefusalRate int `json:"refusal_rate,omitempty"`
@@ -107,6 +110,9 @@ type App struct {
 	rt       *runtime
 	settings *settings
 	issuers  *issuers
+
+	authority *authority
+
 	explain  *explanation // set by the command only
 	poolKey  runtimeKey
 	redisKey redisKey
@@ -182,6 +188,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	if a.explain = explaining.Load(); a.explain != nil { // one of its own: it shares nothing with gateways
 		a.rt = newRuntime(backend, masters)
+		a.authority = a.newAuthority()
 		return nil
 	}
 	a.poolKey = storeKey(backend, masters)
@@ -192,6 +199,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	a.rt, a.held.runtime = v.(*runtime), true
+	a.authority = a.newAuthority()
 	return nil
 }
 
@@ -229,7 +237,7 @@ func (a *App) provisionSettings() error {
 }
 
 func (a *App) check() error {
-	errs := []error{secret.CheckPrefix(a.KeyPrefix), oneOf("leaked", a.Leaked, "", "audit", "revoke")}
+	errs := []error{secret.CheckPrefix(a.KeyPrefix), a.TokenEndpoint.check(), oneOf("leaked", a.Leaked, "", "audit", "revoke")}
 	if a.PollInterval < 0 || a.MaxStaleness < 0 {
 		errs = append(errs, errors.New("poll_interval and max_staleness can't be negative"))
 	}
@@ -297,7 +305,11 @@ func (a *App) Start() error {
 	a.held.started = true
 	a.rt.adopt(a.settings)
 	a.issuers.start()
-	return a.rt.start()
+	if err := a.rt.start(); err != nil {
+		return err
+	}
+	a.rt.ensureAssertionKeys()
+	return nil
 }
 
 // Stop does nothing: resources are given back in Cleanup.

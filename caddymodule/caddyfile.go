@@ -16,6 +16,9 @@ func init() {
 	httpcaddyfile.RegisterHandlerDirective("auth_require", parseRequire)
 	// Each goes directly before redir, so they end up in this order and after
 	// everything that answers nothing.
+	for _, name := range []string{"auth_token", "auth_revoke", "auth_introspect", "auth_wellknown"} {
+		httpcaddyfile.RegisterDirectiveOrder(name, httpcaddyfile.Before, "redir")
+	}
 	httpcaddyfile.RegisterDirectiveOrder("auth_health", httpcaddyfile.Before, "redir")
 	httpcaddyfile.RegisterDirectiveOrder("auth", httpcaddyfile.Before, "redir")
 	httpcaddyfile.RegisterDirectiveOrder("auth_require", httpcaddyfile.Before, "redir")
@@ -79,6 +82,7 @@ func block(d *caddyfile.Dispenser, what string, each map[string]func(*caddyfile.
 //		max_staleness <duration>
 //		issuer <name> {...}
 //		introspection <name> {...}
+//		token_endpoint [<issuer>] {...}
 //		key_prefix <text>
 //		key_header <names...>
 //		refuse_query <names...>
@@ -107,6 +111,7 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 		"max_staleness":    duration(&app.MaxStaleness),
 		"issuer":           app.parseIssuer,
 		"introspection":    app.parseIntrospection,
+		"token_endpoint":   app.parseTokenEndpoint,
 		"key_prefix":       text(&app.KeyPrefix),
 		"key_header":       words(&app.KeyHeaders),
 		"refuse_query":     words(&app.RefuseQuery),

@@ -34,6 +34,7 @@ import (
 //		forward_credential
 //		errors problem|handle_errors
 //		streams until_revoked|detached
+//		resource <url>
 //		leaked audit|revoke
 //		identity_headers {...}
 //	}
@@ -82,6 +83,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"forward_credential": flag(&h.ForwardCredential),
 		"errors":             choice(&h.Errors, "problem", "handle_errors"),
 		"streams":            choice(&h.Streams, "until_revoked", "detached"),
+		"resource":           text(&h.Resource),
 		"leaked":             choice(&h.Leaked, "audit", "revoke"),
 		"identity_headers":   identityHeaders(&h.IdentityHeaders),
 	}))
@@ -195,6 +197,12 @@ func queryAllowance(into *[]QueryAllowance) func(*caddyfile.Dispenser) error {
 //		map <header> <field>
 //		strip <patterns...>
 //		keep <names...>
+//		assertion {
+//			audience <text>
+//			ttl <duration>
+//			algorithm EdDSA|ES256
+//			issuer <text>
+//		}
 //	}
 func identityHeaders(into **IdentityHeaders) func(*caddyfile.Dispenser) error {
 	return func(d *caddyfile.Dispenser) error {
@@ -207,6 +215,8 @@ func identityHeaders(into **IdentityHeaders) func(*caddyfile.Dispenser) error {
 			"prefix": text(&c.Prefix),
 			"strip":  words(&c.Strip),
 			"keep":   words(&c.Keep),
+
+			"assertion": parseAssertion(&c.Assertion),
 			"map": func(d *caddyfile.Dispenser) error {
 				var header, field string
 				if !d.AllArgs(&header, &field) {

@@ -33,29 +33,37 @@ type caller struct {
 	state    atomic.Uint32
 	values   [forward.UsualHeaders]string
 
-	later *[]*forward.Policy // of every later auth handler so far; nil: none
+	later *[]*Handler // every later auth handler so far; nil: none
 }
 
-// inject puts the identity's headers in, for every auth handler so far.
-func (c *caller) inject(h http.Header) {
+// inject puts the identity's headers in, for every auth handler so far. It may
+// be that none can be signed now.
+func (c *caller) inject(r *http.Request) *auth.Refusal {
 	if !c.verified {
-		return
+		return nil
 	}
-	c.handler.policy.Inject(h, &c.identity, c.values[:])
+	if refusal := c.handler.assert(r, c); refusal != nil {
+		return refusal // and nothing is told
+	}
+	c.handler.policy.Inject(r.Header, &c.identity, c.values[:])
 	if c.later == nil {
-		return
+		return nil
 	}
-	for _, p := range *c.later {
-		p.Inject(h, &c.identity, nil)
+	for _, h := range *c.later {
+		if refusal := h.assert(r, c); refusal != nil {
+			return refusal
+		}
+		h.policy.Inject(r.Header, &c.identity, nil)
 	}
+	return nil
 }
 
-// add makes a later handler's policy one of the caller's.
-func (c *caller) add(p *forward.Policy) {
+// add makes a later handler one of the caller's.
+func (c *caller) add(h *Handler) {
 	if c.later == nil {
-		c.later = new([]*forward.Policy)
+		c.later = new([]*Handler)
 	}
-	*c.later = append(*c.later, p)
+	*c.later = append(*c.later, h)
 }
 
 // callerOf returns what an earlier auth handler left, or nil.

@@ -384,7 +384,10 @@ func (r *restore) tell(ctx context.Context) error {
 		}
 		r.s.note("works again: tokens of %s that were revoked, %s", v.Issuer, printable(v.JTI+v.Subject))
 	}
-	if repeat, _ := r.s.cmd.Flags().GetBool("repeat-revocations"); !repeat && len(r.loss.Revived)+len(r.loss.Owners)+len(r.loss.CutOffs) > 0 {
+	if err := r.showTokens(); err != nil {
+		return err
+	}
+	if repeat, _ := r.s.cmd.Flags().GetBool("repeat-revocations"); !repeat && len(r.loss.Revived)+len(r.loss.Owners)+len(r.loss.CutOffs)+r.loss.TokenCount() > 0 {
 		r.s.note("to keep them out, use --repeat-revocations, or afterwards run:")
 		r.commands()
 	}
@@ -419,6 +422,7 @@ func (r *restore) commands() {
 		}
 		r.s.note("  caddy-auth token revoke --issuer %s %s '%s'", c.Issuer, flag, strings.ReplaceAll(printable(name), "'", `'\''`))
 	}
+	r.tokenCommands()
 }
 
 // prepare begins a new epoch in the staged copy and stops again what is to be
@@ -435,6 +439,9 @@ func (r *restore) prepare(ctx context.Context) (repeated int, err error) {
 		}
 		repeated = keys + owners
 		r.s.note("stopped again: %d keys, %d owners, tokens of %d revocations", keys, owners, len(r.loss.CutOffs))
+		if n := r.loss.TokenCount(); n > 0 {
+			r.s.note("stopped again: %d clients, secrets, tokens and assertion keys", n)
+		}
 	}
 	lost := -1
 	if r.loss != nil {

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 )
 
@@ -88,10 +86,9 @@ func keyRotate(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	text, _ := s.cmd.Flags().GetString("overlap")
-	overlap, err := caddy.ParseDuration(text)
-	if err != nil || overlap < 0 {
-		return usagef("--overlap %q: want a duration such as 24h", text)
+	overlap, err := s.overlap()
+	if err != nil {
+		return err
 	}
 	o, err := s.open(ctx)
 	if err != nil {

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -19,11 +20,12 @@ func tokenCommand() caddycmd.Command {
 	return caddycmd.Command{
 		Name:  "token",
 		Usage: "<command>",
-		Short: "Ends tokens of other issuers before they expire",
+		Short: "Ends tokens before they expire",
 		CobraFunc: func(cmd *cobra.Command) {
 			group(cmd)
 			targetFlags(cmd)
-			leaf(cmd, "revoke --issuer NAME (--jti ID | --subject NAME [--issued-before TIME])", "Ends one token, or those of a subject that were issued so far", tokenRevoke, func(c *cobra.Command) {
+			leaf(cmd, "revoke --stdin | --issuer NAME (--jti ID | --subject NAME [--issued-before TIME])", "Ends one token, or those of a subject that were issued so far", tokenRevoke, func(c *cobra.Command) {
+				c.Flags().Bool("stdin", false, "tokens of this gateway, typed or piped in, one a line")
 				c.Flags().String("issuer", "", "the issuer's name in the configuration")
 				c.Flags().String("jti", "", "the token's jti, as the token, X-Auth-Credential-Id or the decision log has it")
 				c.Flags().String("subject", "", "the subject, as the token calls it or as upstreams see it")
@@ -61,13 +63,16 @@ func tokenRevoke(ctx context.Context, s *session) error {
 		return err
 	}
 	flags := s.cmd.Flags()
+	if own, _ := flags.GetBool("stdin"); own {
+		return ownTokensRevoke(ctx, s)
+	}
 	var c auth.CutOff
 	c.Issuer, _ = flags.GetString("issuer")
 	c.JTI, _ = flags.GetString("jti")
 	c.Subject, _ = flags.GetString("subject")
 	c.Reason, _ = flags.GetString("reason")
 	if c.Issuer == "" || (c.JTI == "") == (c.Subject == "") {
-		return usagef("want --issuer, and either --jti or --subject")
+		return usagef("want --stdin, or --issuer and either --jti or --subject")
 	}
 	if err := verifier.CheckIssuerName(c.Issuer); err != nil {
 		return usageError{err}
@@ -123,6 +128,53 @@ func tokenRevoke(ctx context.Context, s *session) error {
 		}
 	}
 	return s.settle(ctx, o)
+}
+
+// ownTokensRevoke ends tokens that this gateway issued.
+func ownTokensRevoke(ctx context.Context, s *session) error {
+	for _, other := range []string{"issuer", "jti", "subject", "issued-before"} {
+		if s.cmd.Flags().Changed(other) {
+			return usagef("--stdin is for tokens of this gateway, --%s for those of other issuers", other)
+		}
+	}
+	texts, err := s.readSecrets("token: ")
+	if err != nil {
+		return err
+	}
+	o, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.db.Close()
+	unknown := 0
+	for _, text := range texts {
+		t, err := o.FindToken(ctx, text)
+		if errors.Is(err, auth.ErrNotFound) {
+			unknown++
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		changed, err := o.RevokeOwnToken(ctx, t.Fingerprint, t.ID, t.ClientID)
+		if err != nil {
+			return err
+		}
+		word := "revoked"
+		if !changed {
+			word = "had ended already:"
+		}
+		s.note("%s %s", word, t.ID)
+		if s.json {
+			if err := printJSON(s.out, map[string]any{"id": t.ID, "client_id": t.ClientID, "key_id": t.KeyID, "changed": changed}); err != nil {
+				return err
+			}
+		}
+	}
+	if err := s.settle(ctx, o); err != nil || unknown == 0 {
+		return err
+	}
+	return auth.WithHint(fmt.Errorf("%d of %d lines are no tokens of this store: %w", unknown, len(texts), auth.ErrNotFound), "tokens that have expired are not kept; the others are revoked")
 }
 
 // checkIssuer refuses an issuer that the configuration does not know: a name

@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-auth/caddy-auth/internal/assertion"
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/forward"
 	"github.com/caddy-auth/caddy-auth/internal/problem"
@@ -83,6 +84,10 @@ type Handler struct {
 	// lets them go on.
 	Streams string `json:"streams,omitempty"`
 
+	// What this site protects, as auth_wellknown calls it (RFC 9728): challenges
+	// name its document. Default: the issuer of token_endpoint.
+	Resource string `json:"resource,omitempty"`
+
 	// What to do with a live key in a URL beside refusing it: "audit" or
 	// "revoke". Default: the app's.
 	Leaked string `json:"leaked,omitempty"`
@@ -100,6 +105,7 @@ type Handler struct {
 	sources   *verifier.Sources
 	tokens    *verifier.Tokens // nil: none are taken
 	policy    *forward.Policy
+	asserter  *assertion.Asserter // nil: none
 	problems  *problem.Writer
 	addresses addressJudge
 	plainHTTP *atomic.Bool // a key was seen over plain HTTP
@@ -127,6 +133,8 @@ type IdentityHeaders struct {
 	Strip []string `json:"strip,omitempty"`
 	// Identity headers of other gateways that may pass.
 	Keep []string `json:"keep,omitempty"`
+	// A signed assertion beside them. A site's replaces the app's.
+	Assertion *Assertion `json:"assertion,omitempty"`
 }
 
 // CaddyModule returns the Caddy module information.
@@ -159,7 +167,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.policy, err = forward.Compile(h.IdentityHeaders.over(h.app.IdentityHeaders))
 	errs = append(errs, wrapIf("identity_headers", err))
-	h.problems, err = problem.NewWriter(h.Realm, h.app.ProblemTypes)
+	h.asserter, err = h.compileAssertion()
+	errs = append(errs, wrapIf("identity_headers", err))
+	h.problems, err = problem.NewWriter(h.Realm, h.app.ProblemTypes, func() string { return h.app.authority.metadataURL(h.Resource) })
 	errs = append(errs, err)
 	if err := errors.Join(errs...); err != nil {
 		return err

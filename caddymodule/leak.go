@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/manage"
+	"github.com/caddy-auth/caddy-auth/internal/secret"
 	"github.com/caddy-auth/caddy-auth/internal/store"
 )
 
@@ -79,37 +80,55 @@ func (l *leakLog) burn(texts []string, site string, revoke bool) {
 func (l *leakLog) one(text, site string, revoke bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), leakTimeout)
 	defer cancel()
-	v := l.rt.verifier.VerifyKey(ctx, text, time.Now())
+	what, v := "key", auth.Verdict{}
+	switch secret.KindOf(text) {
+	case secret.ClientSecret:
+		what, v = "client_secret", l.rt.verifier.VerifySecret(ctx, text, time.Now())
+	case secret.AccessToken:
+		what = "token"
+		fallthrough
+	default:
+		v = l.rt.verifier.VerifyKey(ctx, text, time.Now())
+	}
 	if v.Outcome != auth.Allow || !l.first(leakOf{v.Identity.CredentialID, revoke}) {
 		return
 	}
 	metrics.leaks.Inc()
 	id := &v.Identity
-	l.rt.logger().Named("audit").Warn("a live key was sent in a URL: replace it",
-		zap.String("action", "key.leaked"), zap.String("credential_id", id.CredentialID), zap.String("hint", id.Hint),
+	l.rt.logger().Named("audit").Warn("a live credential was sent in a URL: replace it",
+		zap.String("action", what+".leaked"), zap.String("credential_id", id.CredentialID), zap.String("hint", id.Hint),
 		zap.String("subject", id.Subject), zap.String("site", site))
 	db := l.rt.db.Load()
 	if db == nil {
 		return
 	}
-	if err := db.Note(ctx, "gateway", "key.leaked", id.CredentialID, map[string]any{"hint": id.Hint, "site": site}); err != nil {
+	if err := db.Note(ctx, "gateway", what+".leaked", id.CredentialID, map[string]any{"hint": id.Hint, "site": site}); err != nil {
 		l.rt.logger().Warn("writing a leak to the audit log", zap.String("credential_id", id.CredentialID), zap.Error(err))
 	}
 	if revoke {
-		l.revoke(ctx, db, id)
+		l.revoke(ctx, db, id, what, auth.FingerprintOf(text))
 	}
 }
 
-func (l *leakLog) revoke(ctx context.Context, db *store.DB, id *auth.Identity) {
+func (l *leakLog) revoke(ctx context.Context, db *store.DB, id *auth.Identity, what string, fp auth.Fingerprint) {
 	name := zap.String("credential_id", id.CredentialID)
 	m := manage.New(db, "gateway", "", nil)
 	m.SetBell(l.rt)
-	if _, err := m.Revoke(ctx, []string{id.CredentialID}, "sent in a URL"); err != nil {
+	var err error
+	switch what {
+	case "client_secret":
+		err = m.EndClientSecret(ctx, id.ClientID, fp, "sent in a URL")
+	case "token":
+		_, err = m.RevokeOwnToken(ctx, fp, id.CredentialID, id.ClientID)
+	default:
+		_, err = m.Revoke(ctx, []string{id.CredentialID}, "sent in a URL")
+	}
+	if err != nil {
 		l.forget(leakOf{id.CredentialID, true}) // the next time it is seen it is tried again
-		l.rt.logger().Error("a leaked key could not be revoked", name, zap.Error(hinted(err)))
+		l.rt.logger().Error("a leaked credential could not be revoked", name, zap.Error(hinted(err)))
 		return
 	}
-	l.rt.logger().Named("audit").Warn("a leaked key was revoked", zap.String("action", "key.revoke"), name)
+	l.rt.logger().Named("audit").Warn("a leaked credential was revoked", zap.String("action", what+".revoke"), name)
 }
 
 // forget makes the next leak of a credential the first.

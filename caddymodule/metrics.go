@@ -42,11 +42,14 @@ type collectors struct {
 	leaks      prometheus.Counter
 	suppressed prometheus.Counter
 	slowed     prometheus.Counter
-	lag        prometheus.Gauge
-	bells      *prometheus.CounterVec
-	ended      *prometheus.CounterVec
-	issuerUp   *prometheus.GaugeVec
-	state      stateCollector
+	issued     *prometheus.CounterVec
+
+	endpointRefusals *prometheus.CounterVec
+	lag              prometheus.Gauge
+	bells            *prometheus.CounterVec
+	ended            *prometheus.CounterVec
+	issuerUp         *prometheus.GaugeVec
+	state            stateCollector
 }
 
 func newCollectors() *collectors {
@@ -74,6 +77,12 @@ func newCollectors() *collectors {
 		slowed: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: ns, Name: "refusals_slowed_total", Help: "Refusals that waited because there were too many of them.",
 		}),
+		issued: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: ns, Name: "tokens_issued_total", Help: "Tokens that the token endpoint gave out, by grant.",
+		}, []string{"grant"}),
+		endpointRefusals: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: ns, Name: "endpoint_refusals_total", Help: "Refusals of the token, revocation and introspection endpoints by their error code.",
+		}, []string{"endpoint", "error"}),
 		lag: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: ns, Name: "journal_lag_seconds", Help: "How old the change that was applied last was then, by the clocks of its writer and this gateway.",
 		}),
@@ -107,7 +116,7 @@ func newCollectors() *collectors {
 // register makes the collectors known to a configuration's registry. Another
 // app of the same configuration may have done so.
 func (m *collectors) register(reg prometheus.Registerer) error {
-	for _, c := range []prometheus.Collector{m.requests, m.lookupsVec, m.secondsVec, m.refused, m.leaks, m.suppressed, m.slowed, m.lag, m.bells, m.ended, m.issuerUp, m.state} {
+	for _, c := range []prometheus.Collector{m.requests, m.lookupsVec, m.secondsVec, m.refused, m.leaks, m.suppressed, m.slowed, m.issued, m.endpointRefusals, m.lag, m.bells, m.ended, m.issuerUp, m.state} {
 		var dup prometheus.AlreadyRegisteredError
 		if err := reg.Register(c); err != nil && !errors.As(err, &dup) {
 			return err

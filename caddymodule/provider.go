@@ -58,8 +58,11 @@ func (p *Provider) Authenticate(w http.ResponseWriter, r *http.Request) (user ca
 		(&caller{handler: &p.Handler, public: j.public}).attach(r)
 		return user, true, nil
 	}
-	c := p.pass(r, &j)
-	c.Name(j.fp)
+	c, refusal := p.pass(r, &j)
+	if refusal != nil {
+		_ = p.refuse(w, r, refusal, nil)
+		return user, false, nil
+	}
 	return caddyauth.User{ID: c.identity.Subject, Metadata: map[string]string{
 		"credential_id": c.identity.CredentialID, "method": string(c.identity.Method), "scopes": c.identity.Scopes,
 		"environment": c.identity.Environment, "issuer": c.identity.Issuer,

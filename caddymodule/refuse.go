@@ -45,6 +45,11 @@ func (h *Handler) slowDown(w http.ResponseWriter, r *http.Request, refusal *auth
 	default:
 		return
 	}
+	h.pace(w, r)
+}
+
+// pace makes an answer wait; see slowDown.
+func (h *Handler) pace(w http.ResponseWriter, r *http.Request) {
 	switch h.app.rt.pacer.Wait(r.Context()) {
 	case pace.Waited:
 		metrics.slowed.Inc()

@@ -12,9 +12,11 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/caddy-auth/caddy-auth/internal/assertion"
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/cache"
 	"github.com/caddy-auth/caddy-auth/internal/feed"
+	"github.com/caddy-auth/caddy-auth/internal/oauth"
 	"github.com/caddy-auth/caddy-auth/internal/pace"
 	"github.com/caddy-auth/caddy-auth/internal/secret"
 	"github.com/caddy-auth/caddy-auth/internal/store"
@@ -69,8 +71,10 @@ type runtime struct {
 	streams  *stream.Registry
 	leaks    leakLog
 	refusals refusalLog
-	pacer    *pace.Pacer  // of refusals
-	users    atomic.Int64 // requests inside
+	pacer    *pace.Pacer // of refusals
+	issuing  *oauth.Batcher
+	failures *oauth.Failures // of clients that could not prove to be one
+	users    atomic.Int64    // requests inside
 
 	now     atomic.Pointer[settings] // those in force, never nil
 	settled atomic.Pointer[settings] // the last ones that settle saw
@@ -87,11 +91,15 @@ type runtime struct {
 	lastBell    atomic.Int64
 	lastBeat    atomic.Int64
 
-	cutMu sync.Mutex // held while cut-offs are read
+	lastAssertion atomic.Int64
+
+	cutMu    sync.Mutex // held while cut-offs are read
+	assertMu sync.Mutex // held while assertion keys are read
 
 	db       atomic.Pointer[store.DB]
 	ring     atomic.Pointer[secret.Ring]
 	envelope atomic.Pointer[secret.Envelope]
+	signer   atomic.Pointer[assertion.Signer] // of assertions; nil: its keys are not known
 
 	known atomic.Pointer[[]string] // prefixes, never nil
 
@@ -123,6 +131,7 @@ func newRuntime(backend Backend, masters []auth.Secret) *runtime {
 	})
 	rt.verifier = verifier.New(rt.memory, rt.follower, rt, meter{}, verifier.Hooks{})
 	rt.streams = stream.NewRegistry(rt.verifier)
+	rt.issuing, rt.failures = oauth.NewBatcher(rt.writeTokens), oauth.NewFailures()
 	rt.leaks.rt = rt
 	rt.known.Store(&[]string{DefaultKeyPrefix})
 	return rt
@@ -238,6 +247,7 @@ func (rt *runtime) run(ctx context.Context, retry bool) {
 				rt.secretsChanged()
 			}
 			rt.cutOffsAgain()
+			rt.ensureAssertionKeys()
 		}
 	}
 }
@@ -332,6 +342,7 @@ func (rt *runtime) booted(ctx context.Context) error {
 	if err := rt.readSecrets(ctx); err != nil {
 		return err
 	}
+	rt.readAssertionKeys(ctx)
 	return rt.readCutOffs(ctx, rt.db.Load())
 }
 
@@ -372,6 +383,9 @@ func (rt *runtime) applied(c auth.Change) {
 	switch c.Kind {
 	case store.ChangeSecrets:
 		rt.secretsChanged()
+		rt.assertionKeysChanged()
+	case store.ChangeAssertionKeys:
+		rt.assertionKeysChanged()
 	case store.ChangeKeyImport:
 		if err := rt.learnImported(c.Fingerprints); err != nil {
 			rt.setMinter(nil) // as with secrets: better not to decide
@@ -395,6 +409,12 @@ func (rt *runtime) secretsChanged() {
 		rt.setMinter(nil)
 		rt.logger().Error("reading the store's secrets", zap.Error(err))
 	}
+}
+
+func (rt *runtime) assertionKeysChanged() {
+	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+	defer cancel()
+	rt.readAssertionKeys(ctx)
 }
 
 func (rt *runtime) lostHistory(why string) {
@@ -469,8 +489,17 @@ func (rt *runtime) prune() {
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
 	kept := max(journalKept, 2*rt.follower.Config().Memory)
-	if err := errors.Join(db.PruneJournal(ctx, kept), db.PruneNodes(ctx), db.PruneCutOffs(ctx)); err != nil {
+	if err := errors.Join(db.PruneJournal(ctx, kept), db.PruneNodes(ctx), db.PruneCutOffs(ctx), pruneTokens(ctx, db)); err != nil {
 		rt.logger().Warn("pruning the journal", zap.Error(err))
+	}
+}
+
+// pruneTokens removes expired tokens, a part at a time.
+func pruneTokens(ctx context.Context, db *store.DB) error {
+	for {
+		if more, err := db.PruneTokens(ctx); err != nil || !more {
+			return err
+		}
 	}
 }
 

@@ -28,9 +28,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if j.anonymous {
 		return h.passAnonymous(w, r, next, j.public)
 	}
-	c := h.pass(r, &j)
-	if h.Streams == "detached" {
-		c.Name(j.fp) // a later handler may mind
+	c, refusal := h.pass(r, &j)
+	if refusal != nil {
+		return h.refuse(w, r, refusal, nil)
+	}
+	if h.Streams == "detached" { // a later handler may mind
 		return next.ServeHTTP(w, r)
 	}
 	whole := r.Context()
@@ -130,14 +132,17 @@ func (h *Handler) verify(r *http.Request, presented *verifier.Presented, j *judg
 	j.verdict = rt.verifier.Verify(r.Context(), j.fp, presented.Credential, j.began)
 }
 
-// pass makes a request the identity's.
-func (h *Handler) pass(r *http.Request, j *judgement) *caller {
+// pass makes a request the identity's, unless it can't be told to the upstream.
+func (h *Handler) pass(r *http.Request, j *judgement) (*caller, *auth.Refusal) {
 	h.warnPlainHTTP(r)
-	metrics.allowed[j.verdict.Identity.Method].Inc()
 	c := &caller{handler: h, verified: true, identity: j.verdict.Identity}
-	c.inject(r.Header)
+	c.Name(j.fp)
+	if refusal := c.inject(r); refusal != nil {
+		return nil, refusal
+	}
+	metrics.allowed[j.verdict.Identity.Method].Inc()
 	c.attach(r)
-	return c
+	return c, nil
 }
 
 func (h *Handler) passAnonymous(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, public bool) error {
@@ -157,8 +162,10 @@ func (h *Handler) passAnonymous(w http.ResponseWriter, r *http.Request, next cad
 func (h *Handler) again(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, c *caller) error {
 	h.sources.Take(r.Header, h.app.rt.prefixes(), h.ForwardCredential) // its credential headers go, unread
 	h.policy.Clean(r, h.sources.Aliases())
-	c.add(h.policy)
-	c.inject(r.Header)
+	c.add(h)
+	if refusal := c.inject(r); refusal != nil {
+		return h.refuse(w, r, refusal, nil)
+	}
 	target := h.site.JudgeTarget(r.Method, originalTarget(r), verifier.IsPreflight(r.Method, r.Header), h.app.rt.prefixes(), h.app.rt.verifier.Imported())
 	h.explain.target(h, r, &target)
 	if target.Refusal != nil {

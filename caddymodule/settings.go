@@ -26,6 +26,7 @@ type settings struct {
 	limits      cache.Limits
 	following   feed.Config
 	refusalRate int            // a second; 0: any
+	assertions  []string       // the algorithms of assertions that sites want
 	redis       *redisx.Client // nil: none
 	redisPrefix string
 	redisTTL    time.Duration

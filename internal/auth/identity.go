@@ -101,6 +101,9 @@ func (id *Identity) MetaValue(name string) string {
 	return strings.ReplaceAll(id.meta(name), metaGroup, ",")
 }
 
+// MetaValues returns the metadata values stored under name.
+func (id *Identity) MetaValues(name string) []string { return strings.Split(id.meta(name), metaGroup) }
+
 // HasMeta reports whether one of the values stored under name is want, which
 // must not be empty.
 func (id *Identity) HasMeta(name, want string) bool {

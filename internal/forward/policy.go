@@ -53,6 +53,7 @@ type header struct {
 // Policy is a compiled Config.
 type Policy struct {
 	headers  []header
+	prefix   string
 	exact    map[string]bool // folded names to remove
 	prefixes []string        // folded prefixes to remove
 	keep     map[string]bool // folded
@@ -76,7 +77,7 @@ func Compile(c Config) (*Policy, error) {
 	if c.Prefix == "" {
 		c.Prefix = DefaultPrefix
 	}
-	p := &Policy{exact: map[string]bool{}, keep: map[string]bool{}}
+	p := &Policy{prefix: c.Prefix, exact: map[string]bool{}, keep: map[string]bool{}}
 	var errs []error
 	if !validName(c.Prefix) || !strings.HasSuffix(c.Prefix, "-") || len(c.Prefix) < 3 {
 		errs = append(errs, auth.Invalidf("prefix %q: want a header name that ends in a hyphen", c.Prefix))
@@ -171,6 +172,10 @@ func (p *Policy) Names() []string {
 	}
 	return out
 }
+
+// AssertionHeader is the canonical name of the header for signed assertions,
+// which the policy removes from requests like its own.
+func (p *Policy) AssertionHeader() string { return http.CanonicalHeaderKey(p.prefix + "Assertion") }
 
 // Claims reports whether the policy sets or removes a header of that name.
 func (p *Policy) Claims(name string) bool {

@@ -216,6 +216,19 @@ func (m *Manager) RotateClient(ctx context.Context, id string, overlap time.Dura
 	return made, nil
 }
 
+// EndClientSecret ends one secret of a client at once.
+func (m *Manager) EndClientSecret(ctx context.Context, id string, fp auth.Fingerprint, reason string) error {
+	return m.endSecret(ctx, id, fp, 1, reason)
+}
+
+func (m *Manager) endSecret(ctx context.Context, id string, fp auth.Fingerprint, until int64, reason string) error {
+	return m.change(ctx, func(tx *store.Tx) error {
+
+		return errors.Join(tx.EndClientSecret(ctx, fp, until), tx.Journal(ctx, store.ChangeClientRotate, nil, clientParent(id)),
+			tx.Audit(ctx, "client.end_secret", id, map[string]any{"works_until": until, "reason": reason}))
+	})
+}
+
 // secretable reports why a client gets no more secrets.
 func secretable(c *auth.Client, now int64, overlap time.Duration) error {
 	switch c.State() {

@@ -31,6 +31,11 @@ type SecretRevival struct {
 	EndsAt      int64 // now; unix milliseconds, long ago if it is gone
 }
 
+// TokenCount is how many things there are.
+func (l LostTokens) TokenCount() int {
+	return len(l.Clients) + len(l.Secrets) + len(l.Tokens) + len(l.AssertionKeys)
+}
+
 func (l LostTokens) same(o LostTokens) bool {
 	return slices.EqualFunc(l.Clients, o.Clients, func(a, b *auth.Client) bool { return a.ID == b.ID && a.State() == b.State() }) &&
 		slices.Equal(l.Secrets, o.Secrets) && slices.Equal(l.Tokens, o.Tokens) && slices.Equal(l.AssertionKeys, o.AssertionKeys)
@@ -114,11 +119,7 @@ func (m *Manager) repeatTokens(ctx context.Context, l LostTokens, reason string)
 		add(c.ID, err)
 	}
 	for _, s := range l.Secrets {
-		add("a secret of "+s.ClientID, m.change(ctx, func(tx *store.Tx) error {
-			return errors.Join(tx.EndClientSecret(ctx, s.Fingerprint, s.EndsAt),
-				tx.Journal(ctx, store.ChangeClientRotate, nil, clientParent(s.ClientID)),
-				tx.Audit(ctx, "client.end_secret", s.ClientID, map[string]any{"works_until": s.EndsAt, "reason": reason}))
-		}))
+		add("a secret of "+s.ClientID, m.endSecret(ctx, s.ClientID, s.Fingerprint, s.EndsAt, reason))
 	}
 	for _, t := range l.Tokens {
 		_, err := m.RevokeOwnToken(ctx, t.Fingerprint, t.ID, t.ClientID)

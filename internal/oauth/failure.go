@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
 )
 
 // Error codes (RFC 6749, 5.2; RFC 7009, 2.2.1; RFC 8707, 2). temporarilyUnavailable
@@ -102,4 +104,12 @@ func writeJSON(w http.ResponseWriter, status int, v any) error {
 	w.WriteHeader(status)
 	_, err = w.Write(text)
 	return err
+}
+
+// InURL is the failure of a request with a credential in its URL (RFC 6749,
+// 2.3.1: never there). detail repeats no part of it.
+func InURL(detail string) *Failure {
+	f := bad(invalidRequest, detail)
+	f.Reason = string(auth.CodeCredentialInQuery)
+	return f
 }

@@ -40,10 +40,10 @@ func (s *Server) ServerMetadata(e Endpoints) map[string]any {
 	ways := []string{ClientSecretBasic, ClientSecretPost, PrivateKeyJWT}
 	algorithms := jwt.DefaultAlgorithms()
 	m := map[string]any{
-		"issuer":                                s.cfg.Issuer,
-		"grant_types_supported":                 s.Grants(), // the default would say more (2)
-		"response_types_supported":              []string{"none"},
-		"token_endpoint_auth_methods_supported": ways,
+		"issuer":                                           s.cfg.Issuer,
+		"grant_types_supported":                            s.Grants(), // the default would say more (2)
+		"response_types_supported":                         []string{"none"},
+		"token_endpoint_auth_methods_supported":            ways,
 		"token_endpoint_auth_signing_alg_values_supported": algorithms,
 	}
 	if e.Token != "" {

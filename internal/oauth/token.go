@@ -251,10 +251,14 @@ func narrowBoth(asked, scopes string, client *auth.Identity) (string, *Failure) 
 // issue mints and writes a token.
 func (s *Server) issue(ctx context.Context, g *grant) (auth.Secret, *Failure) {
 	minter := s.credentials.Minter()
-	if minter == nil || !slices.Contains(minter.Prefixes(), s.cfg.Prefix) {
+	if minter == nil || len(minter.Prefixes()) == 0 {
 		return auth.Secret{}, unavailable(fmt.Errorf("the store's secrets were not read yet: %w", auth.ErrUnavailable))
 	}
-	text, err := minter.MintKind(s.cfg.Prefix, secret.AccessToken)
+	prefix := s.cfg.Prefix
+	if !slices.Contains(minter.Prefixes(), prefix) { // a new one that not every gateway knows yet
+		prefix = minter.Prefixes()[0]
+	}
+	text, err := minter.MintKind(prefix, secret.AccessToken)
 	if err != nil {
 		return auth.Secret{}, unavailable(err)
 	}

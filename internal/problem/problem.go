@@ -50,11 +50,13 @@ func Status(c auth.Code) int {
 type Writer struct {
 	realm    string
 	typeBase string
+	metadata func() string
 }
 
 // NewWriter returns a Writer. An empty realm is "api", an empty base
-// DefaultTypeBase.
-func NewWriter(realm, typeBase string) (*Writer, error) {
+// DefaultTypeBase. metadata returns where the resource's metadata is (RFC 9728,
+// 5.1), for challenges, or ""; nil: nowhere.
+func NewWriter(realm, typeBase string, metadata func() string) (*Writer, error) {
 	if realm == "" {
 		realm = "api"
 	}
@@ -66,7 +68,10 @@ func NewWriter(realm, typeBase string) (*Writer, error) {
 			return nil, auth.Invalidf("realm %q: want printable ASCII without quotes and backslashes", realm)
 		}
 	}
-	return &Writer{realm, typeBase}, nil
+	if metadata == nil {
+		metadata = func() string { return "" }
+	}
+	return &Writer{realm, typeBase, metadata}, nil
 }
 
 type body struct {
@@ -149,6 +154,9 @@ func (p *Writer) challenge(r *auth.Refusal) string {
 		if r.Scopes != "" && !strings.ContainsAny(r.Scopes, "\"\\") {
 			b.WriteString(`, scope="` + r.Scopes + `"`)
 		}
+	}
+	if at := p.metadata(); at != "" {
+		b.WriteString(`, resource_metadata="` + at + `"`)
 	}
 	return b.String()
 }

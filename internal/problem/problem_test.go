@@ -12,7 +12,7 @@ import (
 )
 
 func TestWrite(t *testing.T) {
-	w, err := problem.NewWriter("orders", "https://errors.example/")
+	w, err := problem.NewWriter("orders", "https://errors.example/", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +59,7 @@ func TestWrite(t *testing.T) {
 }
 
 func TestWrite_GRPC(t *testing.T) {
-	w, err := problem.NewWriter("", "")
+	w, err := problem.NewWriter("", "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/redact"
+	"github.com/caddy-auth/caddy-auth/internal/secret"
 )
 
 // MaxCredentialLen bounds a credential before it is hashed.
@@ -118,7 +119,9 @@ func (s *Sources) read(h http.Header, prefixes []string) Presented {
 	case count > 1:
 		return Presented{Foreign: p.Foreign, Refusal: invalid("more than one credential: send one of " + s.advice)}
 	case fromKeyHeader:
-		p.Refusal = checkCredential(p.Credential, s.advice)
+		if p.Refusal = checkCredential(p.Credential, s.advice); p.Refusal == nil && isAccessToken(p.Credential, prefixes) {
+			p.Refusal = invalid("an access token goes into Authorization: Bearer <token> (RFC 6750, 2.1)")
+		}
 		return p
 	}
 	if !isBearer(authz[0]) && hidesKey(authz[0], prefixes) {
@@ -128,6 +131,13 @@ func (s *Sources) read(h http.Header, prefixes []string) Presented {
 		return p
 	}
 	return readBearer(authz[0], s.advice)
+}
+
+// isAccessToken reports whether a credential has the form of a token of ours.
+func isAccessToken(c string, prefixes []string) bool {
+	const mark = "_" + string(secret.AccessToken) + "_"
+	i := strings.IndexByte(c, '_')
+	return i > 0 && strings.HasPrefix(c[i:], mark) && secret.KindOf(c) == secret.AccessToken && slices.Contains(prefixes, c[:i])
 }
 
 // readBearer parses an Authorization value of the Bearer scheme (RFC 6750,

@@ -1,0 +1,465 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/manage"
+	"github.com/caddy-auth/caddy-auth/internal/secret"
+	"github.com/caddy-auth/caddy-auth/internal/store"
+)
+
+func clientCommand() caddycmd.Command {
+	return caddycmd.Command{
+		Name:  "client",
+		Usage: "<command>",
+		Short: "Manages OAuth clients, which get tokens at auth_token",
+		Long: `Manages the OAuth clients in the gateway's store. A client proves to be who it says with a secret, or with
+assertions that it signs (private_key_jwt), and gets short-lived tokens at the token endpoint. Ending a client ends
+its tokens. Running gateways learn of changes within their poll interval.`,
+		CobraFunc: func(cmd *cobra.Command) {
+			group(cmd)
+			targetFlags(cmd)
+			leaf(cmd, "create --owner NAME", "Makes a client and prints its secret once", clientCreate, func(c *cobra.Command) {
+				c.Flags().String("owner", "", "whose client it is")
+				c.Flags().String("env", "", "the environment of its tokens (default live)")
+				clientFlags(c)
+				c.Flags().String("out", "", "write the secret to this new file (0600) instead of standard output")
+				waitFlags(c)
+			})
+			leaf(cmd, "list", "Lists clients", clientList, func(c *cobra.Command) {
+				c.Flags().String("owner", "", "only this owner's")
+				c.Flags().String("env", "", "only of this environment")
+				c.Flags().String("scope", "", "only that may have this scope")
+				c.Flags().String("state", "", "only in this state: active, disabled, owner_disabled or revoked")
+			})
+			leaf(cmd, "show ID", "Shows a client and its history", clientShow, nil)
+			leaf(cmd, "edit ID...", "Changes clients; tokens they have lose what their client loses", clientEdit, func(c *cobra.Command) {
+				clientFlags(c)
+				waitFlags(c)
+			})
+			leaf(cmd, "disable ID...", "Stops clients and their tokens until they are enabled", clientSetDisabled(true), changeFlags)
+			leaf(cmd, "enable ID...", "Lets disabled clients work again", clientSetDisabled(false), changeFlags)
+			leaf(cmd, "rotate ID", "Makes a new secret for a client and lets the others work on for a while", clientRotate, func(c *cobra.Command) {
+				c.Flags().String("overlap", "24h", "how long the other secrets work on; 0s: not at all")
+				c.Flags().String("out", "", "write the secret to this new file (0600) instead of standard output")
+				waitFlags(c)
+			})
+			leaf(cmd, "revoke ID...", "Ends clients and their tokens for good", clientRevoke, changeFlags)
+		},
+	}
+}
+
+// clientFlags are what describes a client.
+func clientFlags(c *cobra.Command) {
+	c.Flags().StringArray("scope", nil, "a scope it may have; may be repeated")
+	c.Flags().String("name", "", "what people call it")
+	c.Flags().StringArray("allow-ip", nil, "an address or network it and its tokens may be used from; may be repeated")
+	c.Flags().StringArray("meta", nil, "name=value for upstreams; may be repeated")
+	c.Flags().String("token-lifetime", "", "how long its tokens live, such as 15m; default: the gateway's default")
+	c.Flags().String("jwks", "", "a file with its public keys (a JWK set): it signs assertions instead of sending a secret")
+}
+
+// readClientSpec returns what changes a spec as the given flags say.
+func readClientSpec(cmd *cobra.Command) (func(*manage.ClientSpec), error) {
+	f := cmd.Flags()
+	var edits []func(*manage.ClientSpec)
+	if f.Changed("scope") {
+		v, _ := f.GetStringArray("scope")
+		edits = append(edits, func(s *manage.ClientSpec) { s.Scopes = nonEmpty(v) })
+	}
+	if f.Changed("name") {
+		v, _ := f.GetString("name")
+		edits = append(edits, func(s *manage.ClientSpec) { s.Name = v })
+	}
+	if f.Changed("allow-ip") {
+		v, _ := f.GetStringArray("allow-ip")
+		edits = append(edits, func(s *manage.ClientSpec) { s.Networks = nonEmpty(v) })
+	}
+	if f.Changed("meta") {
+		pairs, _ := f.GetStringArray("meta")
+		meta, err := readMeta(nonEmpty(pairs))
+		if err != nil {
+			return nil, usagef("--%w", err)
+		}
+		edits = append(edits, func(s *manage.ClientSpec) { s.Meta = meta })
+	}
+	if f.Changed("token-lifetime") {
+		v, _ := f.GetString("token-lifetime")
+		d, err := caddy.ParseDuration(v)
+		if v != "" && (err != nil || d <= 0) {
+			return nil, usagef("--token-lifetime %q: want a duration such as 15m", v)
+		}
+		edits = append(edits, func(s *manage.ClientSpec) { s.TokenLifetime = d })
+	}
+	if f.Changed("jwks") {
+		path, _ := f.GetString("jwks")
+		var set []byte
+		if path != "" {
+			var err error
+			if set, err = os.ReadFile(path); err != nil {
+				return nil, fmt.Errorf("reading the key set: %w", err)
+			}
+		}
+		edits = append(edits, func(s *manage.ClientSpec) { s.JWKS = strings.TrimSpace(string(set)) })
+	}
+	return func(s *manage.ClientSpec) {
+		for _, e := range edits {
+			e(s)
+		}
+	}, nil
+}
+
+func clientCreate(ctx context.Context, s *session) error {
+	if err := s.wantArgs(0, 0, "no arguments: the owner goes behind --owner"); err != nil {
+		return err
+	}
+	edit, err := readClientSpec(s.cmd)
+	if err != nil {
+		return err
+	}
+	var spec manage.ClientSpec
+	spec.Owner, _ = s.cmd.Flags().GetString("owner")
+	spec.Environment, _ = s.cmd.Flags().GetString("env")
+	if spec.Owner == "" {
+		return usagef("--owner is missing")
+	}
+	edit(&spec)
+	o, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.db.Close()
+	err = s.printing(func(sink *secretSink) error {
+		made, err := o.CreateClient(ctx, spec)
+		if err != nil {
+			return err
+		}
+		if made.NewOwner {
+			s.note("note: %s is a new owner; if that is a typo, revoke the client", spec.Owner)
+		}
+		if len(made.Client.Scopes) == 0 {
+			s.note("note: the client may have no scopes; give it some with: caddy-auth client edit %s --scope ...", made.Client.ID)
+		}
+		s.remarkEnvironment(o.t, made.Client.Environment)
+		s.note("made %s for %s (%s)", made.Client.ID, made.Client.Owner, made.Client.Environment)
+		return s.printMadeClient(sink, made)
+	})
+	if err != nil {
+		return err
+	}
+	return s.settle(ctx, o)
+}
+
+type madeClientView struct {
+	ID     string   `json:"id"`
+	Secret string   `json:"secret,omitempty"`
+	Owner  string   `json:"owner"`
+	Env    string   `json:"env"`
+	Scopes []string `json:"scopes"`
+}
+
+// printMadeClient prints a client's secret alone, or everything as JSON. One
+// that has no secret has its id there.
+func (s *session) printMadeClient(sink *secretSink, made manage.MadeClient) error {
+	c := made.Client
+	if s.json {
+		return printJSON(sink.out, madeClientView{c.ID, made.Secret.Reveal(), c.Owner, c.Environment, list(c.Scopes)})
+	}
+	line := c.ID
+	if !made.Secret.Empty() {
+		line = made.Secret.Reveal()
+	}
+	_, err := fmt.Fprintln(sink.out, line)
+	return err
+}
+
+type clientView struct {
+	ID            string            `json:"id"`
+	Owner         string            `json:"owner"`
+	Name          string            `json:"name"`
+	Env           string            `json:"env"`
+	Scopes        []string          `json:"scopes"`
+	State         auth.KeyState     `json:"state"`
+	AllowIP       []string          `json:"allow_ip"`
+	Meta          map[string]string `json:"meta"`
+	TokenLifetime string            `json:"token_lifetime,omitempty"`
+	HasKeys       bool              `json:"has_keys"`
+	CreatedAt     moment            `json:"created_at"`
+	LastTokenAt   moment            `json:"last_token_at"`
+	DisabledAt    moment            `json:"disabled_at"`
+	RevokedAt     moment            `json:"revoked_at"`
+	RevokedReason string            `json:"revoked_reason,omitempty"`
+	Secrets       []secretView      `json:"secrets,omitempty"`
+}
+
+type secretView struct {
+	Hint      string `json:"hint"`
+	CreatedAt moment `json:"created_at"`
+	EndsAt    moment `json:"ends_at"`
+}
+
+func viewClient(c *auth.Client) clientView {
+	v := clientView{
+		ID: c.ID, Owner: c.Owner, Name: c.Name, Env: c.Environment, Scopes: list(c.Scopes), State: c.State(), AllowIP: list(c.Networks), Meta: c.Meta,
+		HasKeys: c.JWKS != "", CreatedAt: moment(c.CreatedAt), LastTokenAt: moment(c.LastTokenAt), DisabledAt: moment(c.DisabledAt),
+		RevokedAt: moment(c.RevokedAt), RevokedReason: c.RevokedReason,
+	}
+	if c.TokenLifetime != 0 {
+		v.TokenLifetime = c.TokenLifetime.String()
+	}
+	for _, one := range c.Secrets {
+		v.Secrets = append(v.Secrets, secretView{one.Hint, moment(one.CreatedAt), moment(one.EndsAt)})
+	}
+	return v
+}
+
+func clientList(ctx context.Context, s *session) error {
+	if err := s.wantArgs(0, 0, "no arguments, only flags"); err != nil {
+		return err
+	}
+	f := s.cmd.Flags()
+	var filter store.ClientFilter
+	filter.Owner, _ = f.GetString("owner")
+	filter.Environment, _ = f.GetString("env")
+	filter.Scope, _ = f.GetString("scope")
+	state, _ := f.GetString("state")
+	states := []auth.KeyState{auth.KeyActive, auth.KeyDisabled, auth.KeyOwnerDisabled, auth.KeyRevoked}
+	if filter.State = auth.KeyState(state); state != "" && !slices.Contains(states, filter.State) {
+		return usagef("--state %q: want one of %v", state, states)
+	}
+	o, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.db.Close()
+	tab := tabwriter.NewWriter(s.out, 0, 4, 2, ' ', 0)
+	rows := 0
+	err = o.db.Clients(ctx, filter, func(c *auth.Client) error {
+		rows++
+		if s.json {
+			return printJSON(s.out, viewClient(c))
+		}
+		if rows == 1 {
+			fmt.Fprintln(tab, "ID\tOWNER\tENV\tSCOPES\tSTATE\tCREATED\tLAST TOKEN")
+		}
+		_, err := fmt.Fprintf(tab, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", c.ID, c.Owner, c.Environment, orDash(strings.Join(c.Scopes, " ")), c.State(), day(c.CreatedAt), moment(c.LastTokenAt))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if rows == 0 {
+		s.note("no clients")
+	}
+	return tab.Flush()
+}
+
+func clientShow(ctx context.Context, s *session) error {
+	if err := s.wantClientIDs(1); err != nil {
+		return err
+	}
+	o, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.db.Close()
+	c, err := o.db.Client(ctx, s.args[0])
+	if err != nil {
+		return err
+	}
+	v := viewClient(c)
+	if s.json {
+		return printJSON(s.out, v)
+	}
+	if err := s.printClient(v); err != nil {
+		return err
+	}
+	story, err := o.story(ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	for _, e := range story {
+		if err := s.printAudit(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *session) printClient(v clientView) error {
+	proves := "a secret"
+	if v.HasKeys {
+		proves = "signed assertions"
+		if len(v.Secrets) > 0 {
+			proves = "signed assertions or a secret"
+		}
+	}
+	rows := [][2]string{
+		{"id", v.ID},
+		{"owner", v.Owner},
+		{"name", orDash(v.Name)},
+		{"env", v.Env},
+		{"scopes", orDash(strings.Join(v.Scopes, " "))},
+		{"allow_ip", orDash(strings.Join(v.AllowIP, " "))},
+		{"meta", metaText(v.Meta)},
+		{"token lifetime", orDash(v.TokenLifetime)},
+		{"proves itself by", proves},
+		{"state", string(v.State)},
+		{"created", v.CreatedAt.String()},
+		{"last token", v.LastTokenAt.String()},
+		{"disabled", v.DisabledAt.String()},
+		{"revoked", v.RevokedAt.String()},
+		{"reason", orDash(v.RevokedReason)},
+	}
+	for _, one := range v.Secrets {
+		rows = append(rows, [2]string{"secret", one.Hint + " ends: " + orNever(int64(one.EndsAt))})
+	}
+	tab := tabwriter.NewWriter(s.out, 0, 4, 2, ' ', 0)
+	for _, row := range rows {
+		fmt.Fprintf(tab, "%s\t%s\n", row[0], row[1])
+	}
+	return tab.Flush()
+}
+
+func clientEdit(ctx context.Context, s *session) error {
+	if err := s.wantClientIDs(-1); err != nil {
+		return err
+	}
+	edit, err := readClientSpec(s.cmd)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc([]string{"scope", "name", "allow-ip", "meta", "token-lifetime", "jwks"}, s.cmd.Flags().Changed) {
+		return usagef("nothing to change: give --scope, --name, --allow-ip, --meta, --token-lifetime or --jwks")
+	}
+	return s.changeClients(ctx, "edited", func(o *opened) ([]*auth.Client, error) { return o.EditClients(ctx, s.args, edit) })
+}
+
+func clientSetDisabled(disabled bool) func(context.Context, *session) error {
+	word := "enabled"
+	if disabled {
+		word = "disabled"
+	}
+	return func(ctx context.Context, s *session) error {
+		if err := s.wantClientIDs(-1); err != nil {
+			return err
+		}
+		reason, _ := s.cmd.Flags().GetString("reason")
+		return s.changeClients(ctx, word, func(o *opened) ([]*auth.Client, error) {
+			return o.SetClientsDisabled(ctx, s.args, disabled, reason)
+		})
+	}
+}
+
+func clientRevoke(ctx context.Context, s *session) error {
+	if err := s.wantClientIDs(-1); err != nil {
+		return err
+	}
+	reason, _ := s.cmd.Flags().GetString("reason")
+	return s.changeClients(ctx, "revoked", func(o *opened) ([]*auth.Client, error) {
+		if len(s.args) > 1 {
+			if err := s.confirm(fmt.Sprintf("revoke %d clients for good", len(s.args))); err != nil {
+				return nil, err
+			}
+		}
+		return o.RevokeClients(ctx, s.args, reason)
+	})
+}
+
+// changeClients changes clients and says which.
+func (s *session) changeClients(ctx context.Context, word string, change func(*opened) ([]*auth.Client, error)) error {
+	o, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.db.Close()
+	changed, err := change(o)
+	if err != nil {
+		return err
+	}
+	for _, c := range changed {
+		if s.json {
+			if err := printJSON(s.out, viewClient(c)); err != nil {
+				return err
+			}
+			continue
+		}
+		s.note("%s %s (%s)", word, c.ID, c.Owner)
+	}
+	if len(changed) < len(s.args) {
+		s.note("%d of %d were %s already", len(s.args)-len(changed), len(s.args), word)
+	}
+	return s.settle(ctx, o)
+}
+
+func clientRotate(ctx context.Context, s *session) error {
+	if err := s.wantClientIDs(1); err != nil {
+		return err
+	}
+	overlap, err := s.overlap()
+	if err != nil {
+		return err
+	}
+	o, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.db.Close()
+	err = s.printing(func(sink *secretSink) error {
+		made, err := o.RotateClient(ctx, s.args[0], overlap)
+		if err != nil {
+			return err
+		}
+		if made.OldEnds != 0 {
+			s.note("%s has a new secret; the others work until %s", made.Client.ID, moment(made.OldEnds))
+		}
+		return s.printMadeClient(sink, made)
+	})
+	if _, some := o.Wrote(); err != nil && !some {
+		return err
+	}
+	return errors.Join(err, s.settle(ctx, o))
+}
+
+// overlap reads --overlap.
+func (s *session) overlap() (time.Duration, error) {
+	text, _ := s.cmd.Flags().GetString("overlap")
+	d, err := caddy.ParseDuration(text)
+	if err != nil || d < 0 {
+		return 0, usagef("--overlap %q: want a duration such as 24h", text)
+	}
+	return d, nil
+}
+
+// wantClientIDs makes sure that the arguments are ids of clients; most is how
+// many, -1: any number.
+func (s *session) wantClientIDs(most int) error {
+	what := "one or more client ids"
+	if most == 1 {
+		what = "one client id"
+	}
+	if err := s.wantArgs(1, most, what); err != nil {
+		return err
+	}
+	for _, a := range s.args {
+		if _, _, ok := secret.Parse(a); ok {
+			return auth.WithHint(usagef("that is a secret, want a client's id"), "its text is now in the shell's history: rotate it")
+		}
+		if !strings.HasPrefix(a, "client_") {
+			return usagef("%q is no client id: they begin with client_", a)
+		}
+	}
+	return nil
+}
