@@ -36,7 +36,15 @@ func readAssertion(f form) (presented, *Failure) {
 	case len(text) > maxAssertion:
 		return presented{}, noClient("a client assertion that is too long")
 	}
-	return presented{way: PrivateKeyJWT, id: f.get("client_id"), secret: text}, nil
+	t, reason := jwt.Parse(text)
+	if reason != auth.ReasonNone {
+		return presented{}, noClient(reason.String())
+	}
+	sub, ok := t.Claims.Text("sub")
+	if claimed := f.get("client_id"); !ok || sub == "" || len(sub) > maxClientID || claimed != "" && claimed != sub {
+		return presented{}, noClient(auth.ReasonClaims.String())
+	}
+	return presented{way: PrivateKeyJWT, id: sub, token: t}, nil
 }
 
 // checkAssertion verifies a client assertion (RFC 7523, 3). For a client that is
@@ -46,15 +54,12 @@ func (s *Server) checkAssertion(ctx context.Context, p presented, c Caller) (pro
 	if s.cfg.Issuer == "" {
 		return proof{}, noClient("a client assertion, but no issuer is configured that it could be for")
 	}
-	token, reason := jwt.Parse(p.secret)
-	if reason != auth.ReasonNone {
-		return proof{}, noClient(reason.String())
-	}
-	id, issue, failure := s.readClaims(token, p, c)
+	token := p.token
+	issue, failure := s.readClaims(token, p.id, c)
 	if failure != nil {
 		return proof{}, failure
 	}
-	v := s.credentials.FindClient(ctx, id, s.now())
+	v := s.credentials.FindClient(ctx, p.id, s.now())
 	if v.Outcome == auth.CannotDecide {
 		return proof{}, unavailable(v.Cause)
 	}
@@ -77,36 +82,35 @@ func (s *Server) checkAssertion(ctx context.Context, p presented, c Caller) (pro
 }
 
 // readClaims judges all but the signature (RFC 7523, 3).
-func (s *Server) readClaims(t *jwt.Token, p presented, c Caller) (id string, issue *Issue, failure *Failure) {
+func (s *Server) readClaims(t *jwt.Token, sub string, c Caller) (*Issue, *Failure) {
 	now := s.now()
 	iss, ok1 := t.Claims.Text("iss")
-	sub, ok2 := t.Claims.Text("sub")
-	jti, ok3 := t.Claims.Text("jti")
-	audiences, ok4 := t.Claims.Words("aud")
-	exp, hasExp, ok5 := t.Claims.Date("exp")
-	nbf, _, ok6 := t.Claims.Date("nbf")
-	iat, _, ok7 := t.Claims.Date("iat")
+	jti, ok2 := t.Claims.Text("jti")
+	audiences, ok3 := t.Claims.Words("aud")
+	exp, hasExp, ok4 := t.Claims.Date("exp")
+	nbf, _, ok5 := t.Claims.Date("nbf")
+	iat, _, ok6 := t.Claims.Date("iat")
 	at, slack := now.UnixMilli(), leeway.Milliseconds()
 	switch {
 	case !slices.ContainsFunc(assertionTypes, func(typ string) bool { return typ == "" && t.Type == "" || typ != "" && t.IsType(typ) }):
-		return "", nil, noClient(auth.ReasonTokenType.String())
-	case !ok1 || !ok2 || !ok3 || !ok4 || !ok5 || !ok6 || !ok7, sub == "", iss != sub, len(sub) > maxClientID, p.id != "" && p.id != sub:
-		return "", nil, noClient(auth.ReasonClaims.String())
+		return nil, noClient(auth.ReasonTokenType.String())
+	case !ok1 || !ok2 || !ok3 || !ok4 || !ok5 || !ok6, iss != sub:
+		return nil, noClient(auth.ReasonClaims.String())
 	case jti == "" || len(jti) > maxJTI: // without one it could be sent again
-		return "", nil, noClient("a client assertion without a jti")
+		return nil, noClient("a client assertion without a jti")
 	case len(audiences) == 0 || slices.ContainsFunc(audiences, func(a string) bool { return a == "" || a != s.cfg.Issuer && a != c.Endpoint }):
-		return "", nil, noClient(auth.ReasonAudience.String()) // nor one that others could send here
+		return nil, noClient(auth.ReasonAudience.String()) // nor one that others could send here
 	case !hasExp || exp > at+mostAssertionLife.Milliseconds()+slack:
-		return "", nil, noClient(auth.ReasonLifetime.String())
+		return nil, noClient(auth.ReasonLifetime.String())
 	case at >= exp+slack:
-		return "", nil, noClient(auth.ReasonExpired.String())
+		return nil, noClient(auth.ReasonExpired.String())
 	case nbf > at+slack || iat > at+slack:
-		return "", nil, noClient(auth.ReasonNotYet.String())
+		return nil, noClient(auth.ReasonNotYet.String())
 	}
 	sum := sha256.Sum256([]byte(jti))
-	issue = &Issue{JTI: sum[:], AssertionEnds: exp + slack}
+	issue := &Issue{JTI: sum[:], AssertionEnds: exp + slack}
 	issue.Token.ClientID = sub
-	return sub, issue, nil
+	return issue, nil
 }
 
 func keysOf(v auth.Verdict) []*jwt.Key {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/jwt"
 	"github.com/caddy-auth/caddy-auth/internal/secret"
 )
 
@@ -30,7 +31,8 @@ const (
 type presented struct {
 	way    string // "": it says nothing that could prove anything
 	id     string
-	secret string // or the assertion
+	secret string
+	token  *jwt.Token // of a client assertion
 }
 
 // proof is a client that proved to be who it says.
@@ -60,11 +62,11 @@ func readClient(r *http.Request, f form) (presented, *Failure) {
 	case len(headers) == 1:
 		return readBasic(headers[0], f.get("client_id"))
 	case posts:
-		p := presented{ClientSecretPost, f.get("client_id"), f.get("client_secret")}
+		p := presented{way: ClientSecretPost, id: f.get("client_id"), secret: f.get("client_secret")}
 		if p.id == "" {
 			return p, noClient("no client_id")
 		}
-		return p, nil
+		return p, checkID(p.id)
 	case asserts:
 		return readAssertion(f)
 	}
@@ -100,29 +102,32 @@ func readBasic(header, claimed string) (presented, *Failure) {
 	if claimed != "" && claimed != p.id {
 		return presented{}, bad(invalidRequest, "client_id is another one than that of the Authorization header")
 	}
-	return p, nil
+	return p, checkID(p.id)
+}
+
+func checkID(id string) *Failure {
+	if len(id) > maxClientID {
+		return noClient("a client_id that is too long")
+	}
+	return nil
 }
 
 // authenticate lets a client prove to be who it says. A request that says
 // nothing of a client has an empty proof.
 func (s *Server) authenticate(ctx context.Context, r *http.Request, f form, c Caller) (proof, *Failure) {
 	p, failure := readClient(r, f)
-	if failure == nil && p.way == "" {
-		return proof{}, nil
+	if failure != nil || p.way == "" {
+		return proof{}, failure
 	}
 	now := s.now()
 	t := s.throttleOf(c, p.id)
-	if wait := t.wait(now); wait > 0 && (p.way == "" || p.way == PrivateKeyJWT || !s.credentials.KnowsSecret(p.secret, now)) {
+	if wait := t.wait(now); wait > 0 && (p.way == PrivateKeyJWT || !s.credentials.KnowsSecret(p.secret, now)) {
 		return proof{}, tooMany(wait) // what is known to be good costs nothing, and is nobody's guess
 	}
 	var got proof
-	switch {
-	case failure != nil:
-	case len(p.id) > maxClientID:
-		failure = noClient("a client_id that is too long")
-	case p.way == PrivateKeyJWT:
+	if p.way == PrivateKeyJWT {
 		got, failure = s.checkAssertion(ctx, p, c)
-	default:
+	} else {
 		got, failure = s.checkSecret(ctx, p)
 	}
 	if failure != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
@@ -109,7 +110,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) error {
 // InURL is the failure of a request with a credential in its URL (RFC 6749,
 // 2.3.1: never there). detail repeats no part of it.
 func InURL(detail string) *Failure {
-	f := bad(invalidRequest, detail)
+	f := bad(invalidRequest, strings.NewReplacer(`"`, "'", `\`, "/").Replace(detail)) // RFC 6749, 5.2
 	f.Reason = string(auth.CodeCredentialInQuery)
 	return f
 }

@@ -98,7 +98,7 @@ func (s *Server) tokenVerdict(ctx context.Context, text string, c Caller, p proo
 	now := s.now()
 	t := s.throttleOf(c, "")
 	if p.client == nil {
-		if wait := t.wait(now); wait > 0 {
+		if wait := t.waitOf(now); wait > 0 {
 			return auth.Verdict{}, tooMany(wait)
 		}
 	}
@@ -107,7 +107,7 @@ func (s *Server) tokenVerdict(ctx context.Context, text string, c Caller, p proo
 		return v, unavailable(v.Cause)
 	}
 	if v.Outcome == auth.Deny && p.client == nil {
-		t.failed(now)
+		t.failedOf(now)
 	}
 	return v, nil
 }

@@ -50,8 +50,8 @@ const DefaultExchangeLifetime = 5 * time.Minute
 // Failed attempts to be a client: of one address with one client, and of one
 // address. Then nothing that costs more than a look into memory is done for it.
 var (
-	pairRate    = limit.Rate{Every: 2 * time.Second, Burst: 10}
-	addressRate = limit.Rate{Every: 200 * time.Millisecond, Burst: 100}
+	pairRate    = limit.Rate{Every: time.Second, Burst: 30}
+	addressRate = limit.Rate{Every: 100 * time.Millisecond, Burst: 300}
 )
 
 const mostThrottled = 20_000
@@ -130,6 +130,13 @@ func (t throttle) failed(now time.Time) {
 	t.s.failures.pairs.Add(t.pair, now)
 	t.s.failures.addresses.Add(t.address, now)
 }
+
+// waitOf and failedOf are of an address that names no client.
+func (t throttle) waitOf(now time.Time) time.Duration {
+	return t.s.failures.addresses.Left(t.address, now)
+}
+
+func (t throttle) failedOf(now time.Time) { t.s.failures.addresses.Add(t.address, now) }
 
 // CheckIssuer says what is wrong with an issuer (RFC 8414, 2): https, or http on
 // loopback, without query and fragment.

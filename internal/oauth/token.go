@@ -158,7 +158,7 @@ func (s *Server) exchange(r *http.Request, f form, c Caller) (grant, *Failure) {
 	}
 	now := s.now()
 	t := s.throttleOf(c, "")
-	if wait := t.wait(now); wait > 0 {
+	if wait := t.waitOf(now); wait > 0 {
 		return grant{}, tooMany(wait)
 	}
 	v := s.credentials.VerifyKey(r.Context(), f.get("subject_token"), now)
@@ -167,7 +167,7 @@ func (s *Server) exchange(r *http.Request, f form, c Caller) (grant, *Failure) {
 	case v.Outcome == auth.CannotDecide:
 		return grant{}, unavailable(v.Cause)
 	case v.Outcome != auth.Allow:
-		t.failed(now)
+		t.failedOf(now)
 		return grant{}, subjectFailure(v.Reason.String())
 	case key.Method != auth.MethodAPIKey:
 		return grant{}, bad(invalidRequest, "the subject_token must be an API key")
