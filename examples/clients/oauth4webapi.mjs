@@ -32,8 +32,9 @@ async function fresh() {
 
 async function call() {
   for (let tries = 1; ; tries++) {
+    const bearer = await fresh()
     try {
-      const response = await oauth.protectedResourceRequest(await fresh(), 'GET', new URL(API_URL), undefined, undefined, insecure)
+      const response = await oauth.protectedResourceRequest(bearer, 'GET', new URL(API_URL), undefined, undefined, insecure)
       await response.arrayBuffer()
       return { status: response.status, tries }
     } catch (error) {
@@ -54,7 +55,8 @@ for await (const line of createInterface({ input: process.stdin })) {
   try {
     answer = await { call, revoke }[line]()
   } catch (error) {
-    answer = { error: error.error ?? error.message }
+    // A 401 comes with a challenge, which the library tells instead of the body.
+    answer = { error: error.error ?? (error instanceof oauth.WWWAuthenticateChallengeError ? 'invalid_client' : error.message) }
   }
   console.log(JSON.stringify(answer))
 }

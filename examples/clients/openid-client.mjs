@@ -39,7 +39,8 @@ for await (const line of createInterface({ input: process.stdin })) {
   try {
     answer = await { call, revoke }[line]()
   } catch (error) {
-    answer = { error: error.error ?? error.message }
+    // A 401 comes with a challenge, which the library tells instead of the body.
+    answer = { error: error.error ?? (error instanceof client.WWWAuthenticateChallengeError ? 'invalid_client' : error.message) }
   }
   console.log(JSON.stringify(answer))
 }

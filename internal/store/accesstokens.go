@@ -269,7 +269,7 @@ func (d *DB) RevokedTokens(ctx context.Context, now int64, each func(auth.Access
 // Exchanged reports whether tokens were exchanged for a key.
 func (tx *Tx) Exchanged(ctx context.Context, keyID string) (bool, error) {
 	var n int
-	err := tx.queryRow(ctx, `SELECT COUNT(*) FROM (SELECT 1 FROM access_tokens WHERE key_id = $1 AND key_id <> '' LIMIT 1) some`, keyID).Scan(&n)
+	err := tx.queryRow(ctx, `SELECT COUNT(*) FROM (SELECT 1 FROM access_tokens WHERE key_id = $1 AND key_id <> '' LIMIT 1) found`, keyID).Scan(&n)
 	return n > 0, tx.d.wrap("looking for a key's tokens", err)
 }
 

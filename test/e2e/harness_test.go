@@ -403,10 +403,16 @@ func (g *gateway) file(name string) string {
 // eventually polls until ok or a deadline.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	within(t, 10*time.Second, what, ok)
+}
+
+// within is eventually with another deadline.
+func within(t testing.TB, most time.Duration, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(most)
 	for !ok() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 10 s: %s", what)
+			t.Fatalf("not within %s: %s", most, what)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

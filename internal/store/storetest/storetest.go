@@ -41,6 +41,9 @@ func Run(t *testing.T, backend func(t *testing.T, name string) store.Backend) {
 		"finds in the audit log":          testAudit,
 		"beats under a lock":              testBeatUnderLock,
 		"rotates its secrets":             testRotateSecrets,
+		"clients":                         testClients,
+		"tokens":                          testTokens,
+		"assertion keys":                  testAssertionKeys,
 	} {
 		t.Run(name, func(t *testing.T) {
 			test(t, func(name string) store.Backend { return backend(t, name) })
