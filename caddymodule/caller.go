@@ -105,7 +105,7 @@ func (c *caller) placeholder(key string) (any, bool) {
 	case "issuer":
 		return c.identity.Issuer, true
 	}
-	if meta, ok := strings.CutPrefix(name, "meta."); ok {
+	if meta, ok := strings.CutPrefix(name, "meta."); ok && !strings.HasPrefix(meta, ":") { // those are the gateway's own
 		return c.identity.MetaValue(meta), true
 	}
 	return nil, false

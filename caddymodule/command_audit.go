@@ -151,6 +151,23 @@ func (f auditFilter) newest(all []store.AuditEntry) []store.AuditEntry {
 	return out
 }
 
+// since leaves the entries from a time on.
+func since(entries []store.AuditEntry, at int64) []store.AuditEntry {
+	return slices.DeleteFunc(entries, func(e store.AuditEntry) bool { return e.At < at })
+}
+
+// storyOfClient is what happened to a client, its owner's changes included.
+func (o *opened) storyOfClient(ctx context.Context, c *auth.Client) ([]store.AuditEntry, error) {
+	story, err := o.db.AuditOf(ctx, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	ofOwner, err := o.db.AuditOf(ctx, "owner:"+c.Owner)
+	story = append(story, since(ofOwner, c.CreatedAt)...)
+	slices.SortStableFunc(story, func(a, b store.AuditEntry) int { return cmp.Compare(a.At, b.At) })
+	return story, err
+}
+
 // story is all that is known of a key, oldest first: what was done to it and,
 // while it existed, to its owner, and when it was used and refused last.
 func (o *opened) story(ctx context.Context, id string) ([]store.AuditEntry, error) {
@@ -166,11 +183,7 @@ func (o *opened) story(ctx context.Context, id string) ([]store.AuditEntry, erro
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range ofOwner {
-		if e.At >= k.CreatedAt {
-			story = append(story, e)
-		}
-	}
+	story = append(story, since(ofOwner, k.CreatedAt)...)
 	last := func(action string, at int64, detail string) {
 		if at != 0 {
 			story = append(story, store.AuditEntry{At: at, Actor: "gateway", Action: action, Target: k.ID, Detail: detail})

@@ -244,26 +244,37 @@ func clientList(ctx context.Context, s *session) error {
 		return err
 	}
 	defer o.db.Close()
-	tab := tabwriter.NewWriter(s.out, 0, 4, 2, ' ', 0)
-	rows := 0
-	err = o.db.Clients(ctx, filter, func(c *auth.Client) error {
-		rows++
-		if s.json {
-			return printJSON(s.out, viewClient(c))
-		}
-		if rows == 1 {
-			fmt.Fprintln(tab, "ID\tOWNER\tENV\tSCOPES\tSTATE\tCREATED\tLAST TOKEN")
-		}
-		_, err := fmt.Fprintf(tab, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", c.ID, c.Owner, c.Environment, orDash(strings.Join(c.Scopes, " ")), c.State(), day(c.CreatedAt), moment(c.LastTokenAt))
-		return err
-	})
-	if err != nil {
+	table := s.clientTable()
+	if err := o.db.Clients(ctx, filter, table.add); err != nil {
 		return err
 	}
-	if rows == 0 {
+	if table.rows == 0 {
 		s.note("no clients")
 	}
-	return tab.Flush()
+	return table.tab.Flush()
+}
+
+// clientTable prints clients: JSON lines, or a table at the end.
+type clientTable struct {
+	s    *session
+	tab  *tabwriter.Writer
+	rows int
+}
+
+func (s *session) clientTable() *clientTable {
+	return &clientTable{s: s, tab: tabwriter.NewWriter(s.out, 0, 4, 2, ' ', 0)}
+}
+
+func (t *clientTable) add(c *auth.Client) error {
+	t.rows++
+	if t.s.json {
+		return printJSON(t.s.out, viewClient(c))
+	}
+	if t.rows == 1 {
+		fmt.Fprintln(t.tab, "ID\tOWNER\tENV\tSCOPES\tSTATE\tCREATED\tLAST TOKEN")
+	}
+	_, err := fmt.Fprintf(t.tab, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", c.ID, c.Owner, c.Environment, orDash(strings.Join(c.Scopes, " ")), c.State(), day(c.CreatedAt), moment(c.LastTokenAt))
+	return err
 }
 
 func clientShow(ctx context.Context, s *session) error {
@@ -286,7 +297,7 @@ func clientShow(ctx context.Context, s *session) error {
 	if err := s.printClient(v); err != nil {
 		return err
 	}
-	story, err := o.story(ctx, c.ID)
+	story, err := o.storyOfClient(ctx, c)
 	if err != nil {
 		return err
 	}

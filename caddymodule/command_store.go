@@ -23,9 +23,9 @@ func ownerCommand() caddycmd.Command {
 			group(cmd)
 			targetFlags(cmd)
 			leaf(cmd, "list", "Lists owners", ownerList, nil)
-			leaf(cmd, "show NAME", "Shows an owner and its keys", ownerShow, nil)
-			leaf(cmd, "disable NAME", "Stops all keys of an owner until it is enabled", ownerSetDisabled(true), changeFlags)
-			leaf(cmd, "enable NAME", "Lets the keys of an owner work again", ownerSetDisabled(false), changeFlags)
+			leaf(cmd, "show NAME", "Shows an owner, its keys and its clients", ownerShow, nil)
+			leaf(cmd, "disable NAME", "Stops all keys, clients and tokens of an owner until it is enabled", ownerSetDisabled(true), changeFlags)
+			leaf(cmd, "enable NAME", "Lets the keys, clients and tokens of an owner work again", ownerSetDisabled(false), changeFlags)
 		},
 	}
 }
@@ -99,7 +99,14 @@ func ownerShow(ctx context.Context, s *session) error {
 	if err := o.db.Keys(ctx, store.KeyFilter{Owner: owner.Name}, table.add); err != nil {
 		return err
 	}
-	return table.end()
+	if err := table.end(); err != nil {
+		return err
+	}
+	clients := s.clientTable()
+	if err := o.db.Clients(ctx, store.ClientFilter{Owner: owner.Name}, clients.add); err != nil {
+		return err
+	}
+	return clients.tab.Flush()
 }
 
 func ownerSetDisabled(disabled bool) func(context.Context, *session) error {

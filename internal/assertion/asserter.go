@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -178,6 +179,9 @@ func (a *Asserter) make(s *Signer, k *key, id *auth.Identity, method, path strin
 		AuthMethod: id.Method, CredentialID: id.CredentialID, Scope: id.Scopes, Environment: id.Environment, ClientID: id.ClientID, AuthIssuer: id.Issuer,
 	}
 	for name := range auth.DecodeMeta(id.Meta) {
+		if strings.HasPrefix(name, ":") { // the gateway's own
+			continue
+		}
 		if c.Meta == nil {
 			c.Meta = map[string][]string{}
 		}

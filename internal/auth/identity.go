@@ -55,7 +55,6 @@ type Identity struct {
 	Hint         string // what people see of the key: prefix and last four characters
 	Networks     string // space-separated CIDR prefixes, empty: from anywhere
 	Meta         string // see EncodeMeta
-	Root         string // of a token of our own: what else it hangs on, see RootOf
 	NotAfter     int64  // unix milliseconds, 0: never
 	IssuedAt     uint32 // unix seconds; 0: not known
 	Replaced     bool   // a rotation set NotAfter

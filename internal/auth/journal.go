@@ -60,8 +60,13 @@ func ClientSubject(clientID string) string { return clientSubject + clientID }
 
 const clientSubject = "client:"
 
-// RootOf is a parent in the form that an identity keeps it in.
-func RootOf(p Parent) string { return string(p.Kind) + ":" + p.Name }
+// MetaRoot is the name of the metadata that says what else than its client or
+// its subject a token of our own hangs on, in the form of RootOf. No operator
+// can give metadata such a name.
+const MetaRoot = ":root"
+
+// RootOf is a parent in the form that metadata keeps it in.
+func RootOf(kind ParentKind, name string) string { return string(kind) + ":" + name }
 
 // ParentsOf returns what the identity depends on. For keys, and tokens that
 // were exchanged for one, the subject is the owner's name.
@@ -84,7 +89,10 @@ func ParentsOf(id *Identity) Parents {
 	if id.ClientID != "" {
 		p[1] = Parent{ParentClient, id.ClientID}
 	}
-	if kind, name, ok := strings.Cut(id.Root, ":"); ok {
+	if id.Method == MethodAPIKey { // it has no root
+		return p
+	}
+	if kind, name, ok := strings.Cut(id.MetaValue(MetaRoot), ":"); ok {
 		p[2] = Parent{ParentKind(kind), name}
 	}
 	return p

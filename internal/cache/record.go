@@ -11,7 +11,7 @@ import (
 // A record is a verdict as flat bytes: version, outcome, reason, method,
 // flags, notAfter (8 bytes, big endian), for tokens when they were issued (4
 // bytes) and the source (16), then each string with its length in two bytes; for tokens
-// of our own the root and when they were issued (4 bytes) at the end.
+// of our own when they were issued (4 bytes) at the end.
 const (
 	recordVersion = 2
 	recordHead    = 5 + 8
@@ -19,7 +19,7 @@ const (
 
 	flagReplaced = 1
 	flagToken    = 2 // it has a source
-	flagRoot     = 4 // it has a root, and says when it was issued
+	flagIssued   = 4 // of our own: it says when it was issued
 )
 
 var errRecord = errors.New("unreadable cache record")
@@ -48,8 +48,8 @@ func appendRecord(dst []byte, v *auth.Verdict) []byte {
 	if v.Source != (auth.Source{}) {
 		flags |= flagToken
 	}
-	if v.Identity.Root != "" {
-		flags |= flagRoot
+	if v.Source == (auth.Source{}) && v.Identity.IssuedAt != 0 {
+		flags |= flagIssued
 	}
 	dst = append(dst, recordVersion, byte(v.Outcome), byte(v.Reason), methodIndex(v.Identity.Method), flags)
 	dst = binary.BigEndian.AppendUint64(dst, uint64(v.Identity.NotAfter))
@@ -61,8 +61,8 @@ func appendRecord(dst []byte, v *auth.Verdict) []byte {
 		dst = appendString(dst, *s)
 	}
 	dst = appendString(dst, v.Identity.Meta)
-	if flags&flagRoot != 0 {
-		dst = binary.BigEndian.AppendUint32(appendString(dst, v.Identity.Root), v.Identity.IssuedAt)
+	if flags&flagIssued != 0 {
+		dst = binary.BigEndian.AppendUint32(dst, v.Identity.IssuedAt)
 	}
 	return dst
 }
@@ -117,8 +117,8 @@ func parseRecord(v *auth.Verdict, b []byte) error {
 	if !next(&v.Identity.Meta) {
 		return errRecord
 	}
-	if b[4]&flagRoot != 0 {
-		if !next(&v.Identity.Root) || at+4 > len(b) {
+	if b[4]&flagIssued != 0 {
+		if at+4 > len(b) {
 			return errRecord
 		}
 		v.Identity.IssuedAt = binary.BigEndian.Uint32(b[at:])

@@ -35,17 +35,17 @@ func verdictOfToken(l *store.LoadedToken) auth.Verdict {
 		IssuedAt: uint32(t.IssuedAt / 1000), NotAfter: t.ExpiresAt,
 	}
 	if c := l.Client; c != nil {
-		id.Subject, id.Root = auth.ClientSubject(c.ID), auth.RootOf(auth.Parent{Kind: auth.ParentOwner, Name: c.Owner})
-		id.Environment, id.Networks, id.Meta = c.Environment, strings.Join(c.Networks, " "), auth.EncodeMeta(slices.Sorted(maps.Keys(c.Meta)), c.Meta)
+		id.Subject, id.Environment, id.Networks = auth.ClientSubject(c.ID), c.Environment, strings.Join(c.Networks, " ")
+		id.Meta = encodeMeta(rooted(c.Meta, auth.RootOf(auth.ParentOwner, c.Owner)))
 		id.Scopes = held(id.Scopes, c.Scopes)
 	}
 	v := auth.Verdict{Outcome: auth.Allow}
 	if k := l.Key; k != nil {
-		id.Subject, id.Root = k.Owner, auth.RootOf(auth.Parent{Kind: auth.ParentKey, Name: k.ID})
+		id.Subject, id.Meta = k.Owner, encodeMeta(rooted(k.Meta, auth.RootOf(auth.ParentKey, k.ID)))
 		if l.Client != nil && k.Environment != l.Client.Environment {
 			v.Outcome, v.Reason = auth.Deny, auth.ReasonParentKey
 		}
-		id.Environment, id.Networks, id.Meta = k.Environment, both(id.Networks, k.Networks), auth.EncodeMeta(slices.Sorted(maps.Keys(k.Meta)), k.Meta)
+		id.Environment, id.Networks = k.Environment, both(id.Networks, k.Networks)
 		id.Scopes = held(id.Scopes, k.Scopes)
 		if end := k.NotAfter(); end != 0 && end < id.NotAfter {
 			id.NotAfter, id.Replaced = end, k.ReplacedBy != ""
@@ -56,6 +56,17 @@ func verdictOfToken(l *store.LoadedToken) auth.Verdict {
 		v.Outcome, v.Reason = auth.Deny, r
 	}
 	return v
+}
+
+// rooted is metadata with what else a token, or a client, hangs on.
+func rooted(meta map[string]string, root string) map[string]string {
+	out := map[string]string{auth.MetaRoot: root}
+	maps.Copy(out, meta)
+	return out
+}
+
+func encodeMeta(meta map[string]string) string {
+	return auth.EncodeMeta(slices.Sorted(maps.Keys(meta)), meta)
 }
 
 // ended says why a token does not work, or ReasonNone. Expiry is judged on

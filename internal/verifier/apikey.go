@@ -1,8 +1,6 @@
 package verifier
 
 import (
-	"maps"
-	"slices"
 	"strings"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
@@ -23,7 +21,7 @@ func verdictOfKey(k *auth.Key) auth.Verdict {
 		Environment:  k.Environment,
 		Hint:         k.Hint,
 		Networks:     strings.Join(k.Networks, " "),
-		Meta:         auth.EncodeMeta(slices.Sorted(maps.Keys(k.Meta)), k.Meta),
+		Meta:         encodeMeta(k.Meta),
 		NotAfter:     k.NotAfter(),
 		Replaced:     k.ReplacedBy != "",
 	}}

@@ -3,8 +3,6 @@ package verifier
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -88,10 +86,7 @@ func verdictOfClient(l *store.LoadedClient, asked string) auth.Verdict {
 		v.Identity.ClientID = asked
 		return v
 	}
-	meta := maps.Clone(c.Meta)
-	if meta == nil {
-		meta = map[string]string{}
-	}
+	meta := rooted(c.Meta, auth.RootOf(auth.ParentOwner, c.Owner))
 	if c.TokenLifetime != 0 {
 		meta[auth.MetaLifetime] = strconv.FormatInt(c.TokenLifetime.Milliseconds(), 10)
 	}
@@ -100,8 +95,7 @@ func verdictOfClient(l *store.LoadedClient, asked string) auth.Verdict {
 	}
 	v := auth.Verdict{Outcome: auth.Allow, Identity: auth.Identity{
 		Subject: auth.ClientSubject(c.ID), ClientID: c.ID, CredentialID: c.ID, Scopes: strings.Join(c.Scopes, " "),
-		Environment: c.Environment, Networks: strings.Join(c.Networks, " "), Meta: auth.EncodeMeta(slices.Sorted(maps.Keys(meta)), meta),
-		Root: auth.RootOf(auth.Parent{Kind: auth.ParentOwner, Name: c.Owner}),
+		Environment: c.Environment, Networks: strings.Join(c.Networks, " "), Meta: encodeMeta(meta),
 	}}
 	if l.Secret != nil {
 		v.Identity.Hint, v.Identity.NotAfter, v.Identity.Replaced = l.Secret.Hint, l.Secret.EndsAt, l.Secret.EndsAt != 0

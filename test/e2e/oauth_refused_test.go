@@ -248,8 +248,12 @@ func TestToken_TellsNothingByTime(t *testing.T) {
 	guess := strings.Repeat("x", len(c.Secret.Reveal()))
 	stranger := newClientKey(t)
 	requests := map[string]func() answer{
-		"secret known":   func() answer { return g.form("/oauth/token", "grant_type=client_credentials", "Authorization", basic(c.Client.ID, guess)) },
-		"secret unknown": func() answer { return g.form("/oauth/token", "grant_type=client_credentials", "Authorization", basic("client_0000", guess)) },
+		"secret known": func() answer {
+			return g.form("/oauth/token", "grant_type=client_credentials", "Authorization", basic(c.Client.ID, guess))
+		},
+		"secret unknown": func() answer {
+			return g.form("/oauth/token", "grant_type=client_credentials", "Authorization", basic("client_0000", guess))
+		},
 		"signed known":   func() answer { return g.asserted(stranger, withKey.Client.ID) },
 		"signed unknown": func() answer { return g.asserted(stranger, "client_0000") },
 	}

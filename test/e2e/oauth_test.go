@@ -107,16 +107,34 @@ func TestToken_ClientCredentials(t *testing.T) {
 	id, secret := c.Client.ID, c.Secret.Reveal()
 	shape := regexp.MustCompile(`^ca_at_[0-9A-Za-z]{51}$`)
 	for what, ask := range map[string]func() answer{
-		"basic":                        func() answer { return g.form("/oauth/token", "grant_type=client_credentials", "Authorization", of(c)) },
-		"basic in lower case":          func() answer { return g.form("/oauth/token", "grant_type=client_credentials", "Authorization", strings.Replace(of(c), "Basic", "basic", 1)) },
-		"basic that escapes too much":  func() answer { return g.form("/oauth/token", "grant_type=client_credentials", "Authorization", escapedBasic(id, secret)) },
-		"basic with the same id again": func() answer { return g.form("/oauth/token", "grant_type=client_credentials&client_id="+id, "Authorization", of(c)) },
-		"post":                         func() answer { return g.form("/oauth/token", "grant_type=client_credentials&client_id="+id+"&client_secret="+secret) },
-		"unknown parameters":           func() answer { return g.form("/oauth/token", "grant_type=client_credentials&foo=1&bar=", "Authorization", of(c)) },
-		"empty parameters":             func() answer { return g.form("/oauth/token", "grant_type=client_credentials&scope=&client_secret=&client_assertion=", "Authorization", of(c)) },
-		"a charset":                    func() answer { return g.form("/oauth/token", "grant_type=client_credentials", "Authorization", of(c), "X", "", "Accept", "*/*") },
-		"a resource":                   func() answer { return g.form("/oauth/token", "grant_type=client_credentials&resource=http://a&resource=http://b", "Authorization", of(c)) },
-		"an ordinary query":            func() answer { return g.form("/oauth/token?trace=1", "grant_type=client_credentials", "Authorization", of(c)) },
+		"basic": func() answer { return g.form("/oauth/token", "grant_type=client_credentials", "Authorization", of(c)) },
+		"basic in lower case": func() answer {
+			return g.form("/oauth/token", "grant_type=client_credentials", "Authorization", strings.Replace(of(c), "Basic", "basic", 1))
+		},
+		"basic that escapes too much": func() answer {
+			return g.form("/oauth/token", "grant_type=client_credentials", "Authorization", escapedBasic(id, secret))
+		},
+		"basic with the same id again": func() answer {
+			return g.form("/oauth/token", "grant_type=client_credentials&client_id="+id, "Authorization", of(c))
+		},
+		"post": func() answer {
+			return g.form("/oauth/token", "grant_type=client_credentials&client_id="+id+"&client_secret="+secret)
+		},
+		"unknown parameters": func() answer {
+			return g.form("/oauth/token", "grant_type=client_credentials&foo=1&bar=", "Authorization", of(c))
+		},
+		"empty parameters": func() answer {
+			return g.form("/oauth/token", "grant_type=client_credentials&scope=&client_secret=&client_assertion=", "Authorization", of(c))
+		},
+		"a charset": func() answer {
+			return g.form("/oauth/token", "grant_type=client_credentials", "Authorization", of(c), "X", "", "Accept", "*/*")
+		},
+		"a resource": func() answer {
+			return g.form("/oauth/token", "grant_type=client_credentials&resource=http://a&resource=http://b", "Authorization", of(c))
+		},
+		"an ordinary query": func() answer {
+			return g.form("/oauth/token?trace=1", "grant_type=client_credentials", "Authorization", of(c))
+		},
 	} {
 		a := ask()
 		var got struct {

@@ -1,0 +1,222 @@
+package verifier_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/manage"
+	"github.com/caddy-auth/caddy-auth/internal/secret"
+	"github.com/caddy-auth/caddy-auth/internal/store"
+)
+
+// client makes a client with a secret.
+func (n *node) client(owner string) manage.MadeClient {
+	n.t.Helper()
+	made, err := n.manage.CreateClient(n.t.Context(), manage.ClientSpec{Owner: owner, Scopes: []string{"a", "b"}, TokenLifetime: time.Minute})
+	n.must(err)
+	return made
+}
+
+// token writes a token.
+func (n *node) token(client, key string) string {
+	n.t.Helper()
+	minter, err := n.db.Minter(n.t.Context(), n.ring)
+	n.must(err)
+	text, err := minter.MintKind("ca", secret.AccessToken)
+	n.must(err)
+	now := time.Now()
+	i := &store.Issue{Token: auth.AccessToken{
+		ID: "at_" + text.Reveal()[50:], Fingerprint: auth.FingerprintOf(text.Reveal()), ClientID: client, KeyID: key, Scopes: "a b",
+		IssuedAt: now.UnixMilli(), ExpiresAt: now.Add(time.Hour).UnixMilli(),
+	}}
+	n.must(errors.Join(n.db.IssueTokens(n.t.Context(), []*store.Issue{i}), i.Err))
+	return text.Reveal()
+}
+
+func (n *node) judge(text string) auth.Verdict {
+	n.t.Helper()
+	return n.verifier.VerifyKey(n.t.Context(), text, time.Now())
+}
+
+// TestToken_EveryChangeReachesTheCaches: a verdict on a token, in memory or in
+// the shared tier, never outlives a change of what it hangs on.
+func TestToken_EveryChangeReachesTheCaches(t *testing.T) {
+	type made struct {
+		n      *node
+		client manage.MadeClient
+		key    manage.Made
+	}
+	for what, tc := range map[string]struct {
+		change func(ctx context.Context, m made) error
+		reason auth.Reason
+	}{
+		"client disabled": {func(ctx context.Context, m made) error {
+			_, err := m.n.manage.SetClientsDisabled(ctx, []string{m.client.Client.ID}, true, "")
+			return err
+		}, auth.ReasonClient},
+		"client revoked": {func(ctx context.Context, m made) error {
+			_, err := m.n.manage.RevokeClients(ctx, []string{m.client.Client.ID}, "")
+			return err
+		}, auth.ReasonClient},
+		"key disabled": {func(ctx context.Context, m made) error {
+			_, err := m.n.manage.SetDisabled(ctx, []string{m.key.Key.ID}, true, "")
+			return err
+		}, auth.ReasonParentKey},
+		"key revoked": {func(ctx context.Context, m made) error {
+			_, err := m.n.manage.Revoke(ctx, []string{m.key.Key.ID}, "")
+			return err
+		}, auth.ReasonParentKey},
+		"key rotated": {func(ctx context.Context, m made) error {
+			_, err := m.n.manage.Rotate(ctx, m.key.Key.ID, 0, nil)
+			return err
+		}, auth.ReasonReplaced},
+		"owner disabled": {func(ctx context.Context, m made) error {
+			_, err := m.n.manage.SetOwnerDisabled(ctx, "acme", true, "")
+			return err
+		}, auth.ReasonOwnerDisabled},
+		"owner's keys revoked": {func(ctx context.Context, m made) error { _, err := m.n.manage.RevokeOwner(ctx, "acme", ""); return err }, auth.ReasonParentKey},
+	} {
+		t.Run(what, func(t *testing.T) {
+			r := newRemote()
+			m := made{n: newNode(t)}
+			n := m.n
+			n.share(r)
+			m.client, m.key = n.client("acme"), n.create("acme")
+			n.look()
+			texts := []string{n.token(m.client.Client.ID, ""), n.token("", m.key.Key.ID), n.token(m.client.Client.ID, m.key.Key.ID)}
+			for i, text := range texts {
+				if v := n.judge(text); v.Outcome != auth.Allow || v.Identity.Method != auth.MethodAccessToken || v.Identity.Scopes != "a b" {
+					t.Fatalf("token %d: %+v", i, v)
+				}
+			}
+			r.eventuallyHas(t, len(texts))
+			old := r.snapshot()
+			other := n.beside(r)
+			other.look()
+			for i, text := range texts {
+				if v := other.judge(text); v.Outcome != auth.Allow || v.Identity.MetaValue(auth.MetaRoot) == "" || v.Identity.IssuedAt == 0 {
+					t.Fatalf("token %d at another gateway: %+v", i, v)
+				}
+			}
+			if other.loads.Load() > 0 {
+				t.Error("the other gateway asked the store")
+			}
+			n.must(tc.change(t.Context(), m))
+			for _, g := range []*node{n, other} {
+				g.look()
+			}
+			r.replay(old) // whoever can write to Redis brings back what was there
+			ended := 0
+			for _, g := range []*node{n, other} {
+				for i, text := range texts {
+					v := g.judge(text)
+					concerned := i == 2 || strings.HasPrefix(what, "owner disabled") || i == 0 == strings.HasPrefix(what, "client")
+					if !concerned {
+						if v.Outcome != auth.Allow {
+							t.Errorf("token %d is refused: %s", i, v.Reason)
+						}
+						continue
+					}
+					if ended++; v.Outcome != auth.Deny || v.Reason != tc.reason {
+						t.Errorf("token %d: %d %s, want %s", i, v.Outcome, v.Reason, tc.reason)
+					}
+				}
+			}
+			if ended < 4 {
+				t.Error("nothing was looked at")
+			}
+		})
+	}
+}
+
+// TestSecret_IsACredentialForNothingElse: a client's secret that memory knows
+// lets nobody in, and a key is no secret.
+func TestSecret_IsACredentialForNothingElse(t *testing.T) {
+	n := newNode(t)
+	c, k := n.client("acme"), n.create("acme")
+	n.look()
+	text := c.Secret.Reveal()
+	v := n.verifier.VerifySecret(t.Context(), text, time.Now())
+	if v.Outcome != auth.Allow || v.Identity.ClientID != c.Client.ID || auth.ClientLifetime(&v.Identity) != time.Minute || v.Identity.Scopes != "a b" {
+		t.Fatalf("%+v", v)
+	}
+	if !n.verifier.KnowsSecret(text, time.Now()) {
+		t.Error("memory does not know it")
+	}
+	loads := n.loads.Load()
+	for range 3 {
+		n.verifier.VerifySecret(t.Context(), text, time.Now())
+	}
+	forged := text[:len(text)-1] + string(text[len(text)-1]^1)
+	for what, v := range map[string]auth.Verdict{
+		"the secret as a key":   n.judge(text),
+		"a key as a secret":     n.verifier.VerifySecret(t.Context(), k.Text.Reveal(), time.Now()),
+		"a token as a secret":   n.verifier.VerifySecret(t.Context(), n.token(c.Client.ID, ""), time.Now()),
+		"a forged secret":       n.verifier.VerifySecret(t.Context(), forged, time.Now()),
+		"nonsense":              n.verifier.VerifySecret(t.Context(), "x", time.Now()),
+		"a refresh token's env": n.judge(strings.Replace(text, "_cs_", "_rt_", 1)),
+	} {
+		if v.Outcome != auth.Deny {
+			t.Errorf("%s: %+v", what, v)
+		}
+	}
+	if n.loads.Load() != loads {
+		t.Errorf("%d lookups for what is known or forged", n.loads.Load()-loads)
+	}
+	n.away.Store(true)
+	unknown := func() string {
+		minter, err := n.db.Minter(t.Context(), n.ring)
+		n.must(err)
+		s, err := minter.MintKind("ca", secret.ClientSecret)
+		n.must(err)
+		return s.Reveal()
+	}()
+	if v := n.verifier.VerifySecret(t.Context(), unknown, time.Now()); v.Outcome != auth.CannotDecide {
+		t.Errorf("with the store away: %+v", v)
+	}
+	if v := n.verifier.VerifySecret(t.Context(), text, time.Now()); v.Outcome != auth.Allow {
+		t.Errorf("a secret that memory knows, with the store away: %+v", v)
+	}
+}
+
+// TestClient_ChangesReachTheCaches: what memory knows of clients ends with them.
+func TestClient_ChangesReachTheCaches(t *testing.T) {
+	n := newNode(t)
+	c := n.client("acme")
+	n.look()
+	ctx, id := t.Context(), c.Client.ID
+	check := func(what string, want auth.Outcome, reason auth.Reason) {
+		t.Helper()
+		n.look()
+		for how, v := range map[string]auth.Verdict{"secret": n.verifier.VerifySecret(ctx, c.Secret.Reveal(), time.Now()), "id": n.verifier.FindClient(ctx, id, time.Now())} {
+			if v.Outcome != want || v.Reason != reason {
+				t.Errorf("%s, by its %s: %d %s, want %d %s", what, how, v.Outcome, v.Reason, want, reason)
+			}
+		}
+	}
+	check("made", auth.Allow, 0)
+	_, err := n.manage.SetClientsDisabled(ctx, []string{id}, true, "")
+	n.must(err)
+	check("disabled", auth.Deny, auth.ReasonDisabled)
+	_, err = n.manage.SetClientsDisabled(ctx, []string{id}, false, "")
+	n.must(err)
+	check("enabled", auth.Allow, 0)
+	_, err = n.manage.SetOwnerDisabled(ctx, "acme", true, "")
+	n.must(err)
+	check("the owner disabled", auth.Deny, auth.ReasonOwnerDisabled)
+	_, err = n.manage.SetOwnerDisabled(ctx, "acme", false, "")
+	n.must(err)
+	check("the owner enabled", auth.Allow, 0)
+	n.must(n.manage.EndClientSecret(ctx, id, auth.FingerprintOf(c.Secret.Reveal()), "leaked"))
+	n.look()
+	if v := n.verifier.VerifySecret(ctx, c.Secret.Reveal(), time.Now()); v.Outcome != auth.Deny {
+		t.Errorf("a secret that was ended: %+v", v)
+	}
+	if v := n.verifier.FindClient(ctx, "client_nobody", time.Now()); v.Outcome != auth.Deny || v.Reason != auth.ReasonUnknown {
+		t.Errorf("%+v", v)
+	}
+}
