@@ -65,10 +65,10 @@ type Asserter struct {
 }
 
 const (
-	shardCount = 32
-	// perShard and maxSharedPath bound what is kept: 4096 assertions of some
+	shardCount = 64
+	// perShard and maxSharedPath bound what is kept: 16384 assertions of some
 	// hundred bytes, and their paths.
-	perShard      = 128
+	perShard      = 256
 	maxSharedPath = 512
 )
 

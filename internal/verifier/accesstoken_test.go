@@ -3,6 +3,7 @@ package verifier_test
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -218,5 +219,53 @@ func TestClient_ChangesReachTheCaches(t *testing.T) {
 	}
 	if v := n.verifier.FindClient(ctx, "client_nobody", time.Now()); v.Outcome != auth.Deny || v.Reason != auth.ReasonUnknown {
 		t.Errorf("%+v", v)
+	}
+}
+
+// TestToken_HasNoMoreThanItHangsOn: scopes, networks and the end of a token are
+// those of all it hangs on, as they are now.
+func TestToken_HasNoMoreThanItHangsOn(t *testing.T) {
+	n := newNode(t)
+	ctx := t.Context()
+	c := n.client("acme")
+	soon := time.Now().Add(10 * time.Minute).UnixMilli()
+	k, err := n.manage.Create(ctx, manage.KeySpec{Owner: "keys", Scopes: []string{"b", "c"}, Networks: []string{"10.1.0.0/16", "192.0.2.7"}, ExpiresAt: soon, Meta: map[string]string{"tenant": "t"}})
+	n.must(err)
+	n.look()
+	text := n.token(c.Client.ID, k.Key.ID) // asked for a and b
+	v := n.judge(text)
+	if id := &v.Identity; v.Outcome != auth.Allow || id.Scopes != "b" || id.Subject != "keys" || id.ClientID != c.Client.ID || id.NotAfter != soon || id.MetaValue("tenant") != "t" {
+		t.Errorf("%+v", v)
+	}
+	edit := func(change func(*manage.ClientSpec)) auth.Identity {
+		t.Helper()
+		_, err := n.manage.EditClients(ctx, []string{c.Client.ID}, change)
+		n.must(err)
+		n.look()
+		return n.judge(text).Identity
+	}
+	if id := edit(func(s *manage.ClientSpec) { s.Scopes = []string{"a", "c"} }); id.Scopes != "" {
+		t.Errorf("scopes %q", id.Scopes)
+	}
+	for networks, want := range map[string]string{
+		"":                         "10.1.0.0/16 192.0.2.7/32",
+		"10.0.0.0/8":               "10.1.0.0/16",
+		"10.1.2.0/24 192.0.2.0/24": "10.1.2.0/24 192.0.2.7/32",
+		"203.0.113.0/24":           "nowhere",
+		"2001:db8::/32":            "nowhere",
+	} {
+		id := edit(func(s *manage.ClientSpec) { s.Networks = strings.Fields(networks) })
+		if id.Networks != want {
+			t.Errorf("the client from %q, the key from %v: the token from %q, want %q", networks, k.Key.Networks, id.Networks, want)
+		}
+		if want == "nowhere" && auth.InNetworks(id.Networks, netip.MustParseAddr("203.0.113.1")) {
+			t.Error("nowhere is somewhere")
+		}
+	}
+	other, err := n.manage.CreateClient(ctx, manage.ClientSpec{Owner: "acme", Environment: "test"})
+	n.must(err)
+	n.look()
+	if v := n.judge(n.token(other.Client.ID, k.Key.ID)); v.Outcome != auth.Deny {
+		t.Errorf("a client and a key of two environments: %+v", v)
 	}
 }

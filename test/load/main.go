@@ -45,6 +45,7 @@ var suites = []suite{
 	{"keys", "keys in memory, tokens, refusals", (*bench).keysSuite},
 	{"misses", "every request asks Redis, a store, or checks a signature", (*bench).missesSuite},
 	{"settings", "runtime settings, access logs, HTTP/2 over TLS", (*bench).settingsSuite},
+	{"assertions", "signed assertions for upstreams, tokens for clients", (*bench).assertionsSuite},
 	{"latency", "latency at one connection and at a fixed rate", (*bench).latencySuite},
 	{"floods", "bad keys at full speed beside good traffic", (*bench).floodsSuite},
 	{"million", "a million identities in memory", (*bench).millionSuite},
@@ -54,7 +55,7 @@ var suites = []suite{
 }
 
 // standard is what runs without -only.
-var standard = []string{"keys", "misses", "settings", "latency", "floods", "million"}
+var standard = []string{"keys", "misses", "settings", "assertions", "latency", "floods", "million"}
 
 func main() {
 	if err := realMain(); err != nil {
