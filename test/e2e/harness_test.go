@@ -243,7 +243,27 @@ func (g *gateway) manager() *manage.Manager {
 		g.t.Fatal(err)
 	}
 	g.t.Cleanup(func() { _ = db.Close() })
-	return manage.New(db, "test", "ca", func(ctx context.Context) (*secret.Minter, error) {
+	return manage.New(db, "test", "ca", g.minterOf(db, master))
+}
+
+// minter mints as the gateway does.
+func (g *gateway) minter() *secret.Minter {
+	g.t.Helper()
+	backend, master := g.backend()
+	db, err := store.Open(context.Background(), backend, store.Existing)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer db.Close()
+	m, err := g.minterOf(db, master)(context.Background())
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return m
+}
+
+func (g *gateway) minterOf(db *store.DB, master func() (auth.Secret, error)) func(context.Context) (*secret.Minter, error) {
+	return func(ctx context.Context) (*secret.Minter, error) {
 		key, err := master()
 		if err != nil {
 			return nil, err
@@ -257,7 +277,7 @@ func (g *gateway) manager() *manage.Manager {
 			return nil, err
 		}
 		return db.Minter(ctx, ring)
-	})
+	}
 }
 
 // key makes a key.

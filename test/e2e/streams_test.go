@@ -140,7 +140,7 @@ func openStream(t *testing.T, client *http.Client, base, path string, k manage.M
 
 // headerFor is how a key, or a token in its place, is sent.
 func headerFor(k manage.Made) (name, value string) {
-	if text := k.Text.Reveal(); strings.HasPrefix(text, "ey") {
+	if text := k.Text.Reveal(); strings.HasPrefix(text, "ey") || strings.HasPrefix(text, "ca_at_") {
 		return "Authorization", "Bearer " + text
 	}
 	return "X-API-Key", k.Text.Reveal()
