@@ -90,12 +90,21 @@ func (h *Handler) assert(r *http.Request, c *caller) *auth.Refusal {
 	if h.asserter == nil {
 		return nil
 	}
-	text, err := h.asserter.Assert(h.app.rt.signer.Load(), c.Named(), &c.identity, r.Method, assertedPath(r), time.Now())
+	text, err := h.asserter.Assert(h.app.rt.signer.Load(), c.Named(), &c.identity, assertedMethod(r), assertedPath(r), time.Now())
 	if err != nil {
 		return verifier.UndecidedRefusal(err)
 	}
 	r.Header[h.policy.AssertionHeader()] = []string{text}
 	return nil
+}
+
+// assertedMethod is the method that the upstream sees: Caddy's proxy makes a
+// websocket over HTTP/2 or 3 (RFC 8441) one over HTTP/1.
+func assertedMethod(r *http.Request) string {
+	if r.Method == http.MethodConnect && r.ProtoMajor > 1 && (r.Header.Get(":protocol") == "websocket" || r.Proto == "websocket") {
+		return http.MethodGet
+	}
+	return r.Method
 }
 
 // assertedPath is what the upstream sees of the target before "?".
@@ -127,6 +136,12 @@ func (rt *runtime) readAssertionKeys(ctx context.Context) {
 	if lately(&rt.lastAssertion) {
 		rt.logger().Error("reading the keys that assertions are signed with; requests that need one get 503 until they are read", zap.Error(hinted(err)))
 	}
+}
+
+func (rt *runtime) assertionKeysChanged() {
+	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+	defer cancel()
+	rt.readAssertionKeys(ctx)
 }
 
 // ensureAssertionKeys makes the keys that the configuration needs, and reads

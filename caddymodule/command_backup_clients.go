@@ -26,8 +26,13 @@ func (r *restore) showTokens() error {
 			return err
 		}
 	}
-	for _, id := range r.loss.AssertionKeys {
-		if err := show("assertion key", id, "ended"); err != nil {
+	for _, c := range r.loss.KeySets {
+		if err := show("the former public keys of", c.ID, "replaced"); err != nil {
+			return err
+		}
+	}
+	for _, k := range r.loss.AssertionKeys {
+		if err := show("assertion key", k.ID, "ended or ending"); err != nil {
 			return err
 		}
 	}
@@ -45,6 +50,9 @@ func (r *restore) tokenCommands() {
 	}
 	for _, one := range r.loss.Secrets {
 		r.s.note("  caddy-auth client rotate %s --overlap 0s", one.ClientID)
+	}
+	for _, c := range r.loss.KeySets {
+		r.s.note("  caddy-auth client edit %s --jwks FILE", c.ID)
 	}
 	if len(r.loss.AssertionKeys) > 0 {
 		r.s.note("  caddy-auth assertion-key rotate --overlap 0s")

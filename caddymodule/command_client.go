@@ -45,6 +45,7 @@ its tokens. Running gateways learn of changes within their poll interval.`,
 				c.Flags().String("state", "", "only in this state: active, disabled, owner_disabled or revoked")
 			})
 			leaf(cmd, "show ID", "Shows a client and its history", clientShow, nil)
+			leaf(cmd, "find", "Finds the client whose secret is typed or piped in", clientFind, nil)
 			leaf(cmd, "edit ID...", "Changes clients; tokens they have lose what their client loses", clientEdit, func(c *cobra.Command) {
 				clientFlags(c)
 				waitFlags(c)
@@ -74,27 +75,15 @@ func clientFlags(c *cobra.Command) {
 // readClientSpec returns what changes a spec as the given flags say.
 func readClientSpec(cmd *cobra.Command) (func(*manage.ClientSpec), error) {
 	f := cmd.Flags()
-	var edits []func(*manage.ClientSpec)
-	if f.Changed("scope") {
-		v, _ := f.GetStringArray("scope")
-		edits = append(edits, func(s *manage.ClientSpec) { s.Scopes = nonEmpty(v) })
+	asKey, err := readSpec(cmd) // what clients and keys have in common
+	if err != nil {
+		return nil, err
 	}
-	if f.Changed("name") {
-		v, _ := f.GetString("name")
-		edits = append(edits, func(s *manage.ClientSpec) { s.Name = v })
-	}
-	if f.Changed("allow-ip") {
-		v, _ := f.GetStringArray("allow-ip")
-		edits = append(edits, func(s *manage.ClientSpec) { s.Networks = nonEmpty(v) })
-	}
-	if f.Changed("meta") {
-		pairs, _ := f.GetStringArray("meta")
-		meta, err := readMeta(nonEmpty(pairs))
-		if err != nil {
-			return nil, usagef("--%w", err)
-		}
-		edits = append(edits, func(s *manage.ClientSpec) { s.Meta = meta })
-	}
+	edits := []func(*manage.ClientSpec){func(s *manage.ClientSpec) {
+		k := manage.KeySpec{Name: s.Name, Scopes: s.Scopes, Networks: s.Networks, Meta: s.Meta}
+		asKey(&k)
+		s.Name, s.Scopes, s.Networks, s.Meta = k.Name, k.Scopes, k.Networks, k.Meta
+	}}
 	if f.Changed("token-lifetime") {
 		v, _ := f.GetString("token-lifetime")
 		d, err := caddy.ParseDuration(v)
@@ -303,6 +292,36 @@ func clientShow(ctx context.Context, s *session) error {
 	}
 	for _, e := range story {
 		if err := s.printAudit(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func clientFind(ctx context.Context, s *session) error {
+	if err := s.wantArgs(0, 0, "no arguments: the secret is typed or piped in, so that no history keeps it"); err != nil {
+		return err
+	}
+	texts, err := s.readSecrets("secret: ")
+	if err != nil {
+		return err
+	}
+	o, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.db.Close()
+	for _, text := range texts {
+		c, err := o.FindClient(ctx, text)
+		if err != nil {
+			return err
+		}
+		if v := viewClient(c); s.json {
+			err = printJSON(s.out, v)
+		} else {
+			err = s.printClient(v)
+		}
+		if err != nil {
 			return err
 		}
 	}

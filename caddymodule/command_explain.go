@@ -16,6 +16,7 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/jwt"
 	"github.com/caddy-auth/caddy-auth/internal/manage"
+	"github.com/caddy-auth/caddy-auth/internal/secret"
 )
 
 func explainCommand() caddycmd.Command {
@@ -156,7 +157,7 @@ func carriesCredentials(t *target, name string) bool {
 func (q *Question) present(t *target, as, text string) {
 	if as == "" {
 		as = "bearer"
-		if !jwt.Looks(text) && len(t.app.Introspection) == 0 {
+		if !jwt.Looks(text) && len(t.app.Introspection) == 0 && secret.KindOf(text) != secret.AccessToken {
 			as = keyHeaders(t)[0]
 		}
 	}

@@ -106,6 +106,9 @@ func leakedList(ctx context.Context, s *session) error {
 		return err
 	}
 	defer o.db.Close()
+	if err := s.noteOtherLeaks(ctx, o); err != nil {
+		return err
+	}
 	if len(found) == 0 {
 		s.note("no live key was seen in a URL")
 	}
@@ -126,12 +129,41 @@ func leakedList(ctx context.Context, s *session) error {
 	return tab.Flush()
 }
 
+// noteOtherLeaks tells of tokens and secrets that were seen in URLs, and how each
+// is ended.
+func (s *session) noteOtherLeaks(ctx context.Context, o *opened) error {
+	since, err := s.timeFlag("since")
+	if err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	for action, end := range map[string]string{
+		"client_secret.leaked": "a secret of %[1]s was seen in a URL; end it with: caddy-auth client rotate %[1]s --overlap 0s",
+		"token.leaked":         "the token %[1]s was seen in a URL; end it with: caddy-auth token revoke --stdin, or its client",
+	} {
+		err := o.db.FindAudit(ctx, store.AuditFilter{Since: since, Action: action}, func(e store.AuditEntry) error {
+			if !seen[e.Target] {
+				seen[e.Target] = true
+				s.note(end, e.Target)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func leakedRevoke(ctx context.Context, s *session) error {
 	o, found, err := s.openLeaks(ctx)
 	if err != nil {
 		return err
 	}
 	defer o.db.Close()
+	if err := s.noteOtherLeaks(ctx, o); err != nil {
+		return err
+	}
 	var ids []string
 	for _, l := range found {
 		if l.key.RevokedAt == 0 {

@@ -146,6 +146,7 @@ func ownTokensRevoke(ctx context.Context, s *session) error {
 		return err
 	}
 	defer o.db.Close()
+	reason, _ := s.cmd.Flags().GetString("reason")
 	unknown := 0
 	for _, text := range texts {
 		t, err := o.FindToken(ctx, text)
@@ -156,7 +157,7 @@ func ownTokensRevoke(ctx context.Context, s *session) error {
 		if err != nil {
 			return err
 		}
-		changed, err := o.RevokeOwnToken(ctx, t.Fingerprint, t.ID, t.ClientID)
+		changed, err := o.RevokeOwnToken(ctx, t.Fingerprint, t.ID, t.ClientID, reason)
 		if err != nil {
 			return err
 		}

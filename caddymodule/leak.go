@@ -119,7 +119,7 @@ func (l *leakLog) revoke(ctx context.Context, db *store.DB, id *auth.Identity, w
 	case "client_secret":
 		err = m.EndClientSecret(ctx, id.ClientID, fp, "sent in a URL")
 	case "token":
-		_, err = m.RevokeOwnToken(ctx, fp, id.CredentialID, id.ClientID)
+		_, err = m.RevokeOwnToken(ctx, fp, id.CredentialID, id.ClientID, "sent in a URL")
 	default:
 		_, err = m.Revoke(ctx, []string{id.CredentialID}, "sent in a URL")
 	}

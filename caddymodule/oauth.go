@@ -167,10 +167,12 @@ func (e *Endpoint) serve(w http.ResponseWriter, r *http.Request, answer func(*oa
 	target := h.site.JudgeTarget(r.Method, originalTarget(r), false, prefixes, rt.verifier.Imported())
 	if target.Refusal != nil {
 		h.burn(r, target.Leaked)
-		return e.refuse(w, r, oauth.InURL(target.Refusal.Detail))
+		f := oauth.InURL(target.Refusal.Detail)
+		f.Unread = true
+		return e.refuse(w, r, f)
 	}
 	rt.awaitOpen(r.Context())
-	failure := answer(h.app.authority.Server, oauth.Caller{Address: h.addresses.any(r), Endpoint: e.URL})
+	failure := answer(h.app.authority.Server, h.app.authority.caller(h.addresses.any(r), e.URL))
 	if failure != nil {
 		return e.refuse(w, r, failure)
 	}
@@ -196,7 +198,9 @@ func (e *Endpoint) refuse(w http.ResponseWriter, r *http.Request, f *oauth.Failu
 	if f.Status < http.StatusInternalServerError {
 		h.pace(w, r)
 	}
-	closeUnread(w, r)
+	if f.Unread {
+		closeUnread(w, r)
+	}
 	_ = f.Write(w, realmOf(h)) // the answer is given; that it could not be written is no error of the site's
 	return nil
 }
@@ -249,8 +253,12 @@ func parseEndpoint(name, path string, make func() endpointHandler) httpcaddyfile
 		if len(matcher) == 0 {
 			matcher = caddy.ModuleMap{"path": h.JSON(caddyhttp.MatchPath{path})}
 		}
-		if strings.HasPrefix(at, "/") && !strings.ContainsAny(at, "*{%") && at != path {
+		switch plain := strings.HasPrefix(at, "/") && !strings.ContainsAny(at, "*{%"); {
+		case plain && at != path:
 			e.Path = at
+		case !plain && e.URL == "":
+			caddy.Log().Named("config.adapter.caddyfile").Warn("metadata can't tell from its matcher where "+name+" is, and says "+path+": say it with url",
+				zap.String("file", h.File()), zap.Int("line", h.Line()))
 		}
 		return h.NewRoute(matcher, handler), nil
 	}

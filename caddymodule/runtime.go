@@ -411,12 +411,6 @@ func (rt *runtime) secretsChanged() {
 	}
 }
 
-func (rt *runtime) assertionKeysChanged() {
-	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
-	defer cancel()
-	rt.readAssertionKeys(ctx)
-}
-
 func (rt *runtime) lostHistory(why string) {
 	rt.logger().Error("the store went back in time or was replaced; all caches were emptied and a new epoch begins",
 		zap.String("store", rt.backend.Describe()), zap.String("seen", why))
@@ -491,15 +485,6 @@ func (rt *runtime) prune() {
 	kept := max(journalKept, 2*rt.follower.Config().Memory)
 	if err := errors.Join(db.PruneJournal(ctx, kept), db.PruneNodes(ctx), db.PruneCutOffs(ctx), pruneTokens(ctx, db)); err != nil {
 		rt.logger().Warn("pruning the journal", zap.Error(err))
-	}
-}
-
-// pruneTokens removes expired tokens, a part at a time.
-func pruneTokens(ctx context.Context, db *store.DB) error {
-	for {
-		if more, err := db.PruneTokens(ctx); err != nil || !more {
-			return err
-		}
 	}
 }
 

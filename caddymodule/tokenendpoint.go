@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"net/url"
 	"slices"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/manage"
 	"github.com/caddy-auth/caddy-auth/internal/oauth"
+	"github.com/caddy-auth/caddy-auth/internal/store"
 )
 
 // TokenEndpoint is the gateway as an authorization server: auth_token and its
@@ -109,6 +111,20 @@ func (a *App) newAuthority() *authority {
 	return out
 }
 
+// caller is what the server needs to know of a request to an endpoint.
+func (a *authority) caller(address netip.Addr, endpoint string) oauth.Caller {
+	c := oauth.Caller{Address: address, Resources: a.resources}
+	if a.issuer != "" {
+		c.Resources = append(slices.Clone(a.resources), a.issuer)
+	}
+	for _, at := range []string{endpoint, a.endpoints.Token} {
+		if at != "" {
+			c.Endpoints = append(c.Endpoints, at)
+		}
+	}
+	return c
+}
+
 // urlOf is the URL of a path on the issuer's host, or "" without an issuer.
 func (a *authority) urlOf(path string) string {
 	u, err := url.Parse(a.issuer)
@@ -154,6 +170,15 @@ func (t ownTokens) UseAssertion(ctx context.Context, i *oauth.Issue) error {
 	return db.UseAssertion(ctx, i)
 }
 
+// Find implements oauth.Tokens.
+func (t ownTokens) Find(ctx context.Context, fp auth.Fingerprint) (*auth.AccessToken, error) {
+	l, err := t.rt.LookupToken(ctx, fp)
+	if err == nil && l.Token == nil && l.Moved {
+		err = auth.ErrMoved
+	}
+	return l.Token, err
+}
+
 // Revoke implements oauth.Tokens: when it returns nil, this gateway has applied
 // it.
 func (t ownTokens) Revoke(ctx context.Context, fp auth.Fingerprint, id, client string) error {
@@ -161,9 +186,13 @@ func (t ownTokens) Revoke(ctx context.Context, fp auth.Fingerprint, id, client s
 	if err != nil {
 		return err
 	}
-	m := manage.New(db, "client:"+client, "", nil)
+	actor := "holder"
+	if client != "" {
+		actor = auth.ClientSubject(client)
+	}
+	m := manage.New(db, actor, "", nil)
 	m.SetBell(t.rt)
-	if _, err := m.RevokeOwnToken(ctx, fp, id, client); err != nil {
+	if _, err := m.RevokeOwnToken(ctx, fp, id, client, "by "+actor); err != nil {
 		return err
 	}
 	return t.rt.follower.LookSoon(ctx)
@@ -176,4 +205,13 @@ func (rt *runtime) writeTokens(ctx context.Context, issues []*oauth.Issue) error
 		return err
 	}
 	return db.IssueTokens(ctx, issues)
+}
+
+// pruneTokens removes expired tokens, a part at a time.
+func pruneTokens(ctx context.Context, db *store.DB) error {
+	for {
+		if more, err := db.PruneTokens(ctx); err != nil || !more {
+			return err
+		}
+	}
 }

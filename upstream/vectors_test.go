@@ -13,6 +13,7 @@ import (
 	"flag"
 	"maps"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -216,6 +217,13 @@ func writeVectors(t *testing.T) {
 	get("signed with a stranger's key, under our kid", stranger.sign(header(ed), claims))
 	get("a kid that nobody has", ed.sign(headed(ed, map[string]any{"kid": "ed-2"}), claims))
 	get("without a kid", ed.sign(headed(ed, map[string]any{"kid": nil}), claims))
+	for what, kid := range map[string]any{"a list": []any{"ed-1"}, "an object": map[string]any{}, "a number": 1, "true": true} {
+		get("a kid that is "+what, ed.sign(headed(ed, map[string]any{"kid": kid}), claims))
+	}
+	get("a header that is deep", b64([]byte(strings.Repeat(`{"a":`, 3000)+"1"+strings.Repeat("}", 3000)))+"."+encode(claims)+".AAAA")
+	get("a header that is a deep list", b64([]byte(strings.Repeat("[", 8000)))+"."+encode(claims)+".AAAA")
+	get("a lone surrogate", b64([]byte(`{"alg":"EdDSA","kid":"ed-1","typ":"\ud800"}`))+"."+encode(claims)+".AAAA")
+	get("very long", good+strings.Repeat("A", 20000))
 	get("ES256 by the kid of the EdDSA key", ec.sign(headed(ec, map[string]any{"kid": "ed-1"}), claims))
 	get("an algorithm that is not the key's", ed.sign(headed(ed, map[string]any{"alg": "ES256"}), claims))
 	get("typ JWT", ed.sign(headed(ed, map[string]any{"typ": "JWT"}), claims))

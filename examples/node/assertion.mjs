@@ -28,6 +28,7 @@ export class Gateway {
   }
 
   async verify(token, method, path) {
+    if (token.length > 16384) throw new Refused('not an assertion')
     let claims
     try {
       ({ payload: claims } = await jwtVerify(token, this.keyOf, {
@@ -40,7 +41,7 @@ export class Gateway {
         currentDate: this.now?.(),
       }))
     } catch (error) {
-      const answered = error instanceof errors.JOSEError && !(error instanceof errors.JWKSTimeout) && error.code !== 'ERR_JOSE_GENERIC'
+      const answered = error instanceof errors.JOSEError && !['ERR_JWKS_TIMEOUT', 'ERR_JWKS_INVALID', 'ERR_JOSE_GENERIC'].includes(error.code)
       throw answered ? new Refused(error.message) : new Unavailable(error.message)
     }
     if (claims.htm !== method || claims.path !== path) throw new Refused('for another method or path')
@@ -49,7 +50,7 @@ export class Gateway {
   }
 
   keyOf = (header, token) => {
-    if (!header.kid) throw new errors.JWKSNoMatchingKey()
+    if (typeof header.kid !== 'string' || header.kid === '') throw new errors.JWKSNoMatchingKey()
     return this.keys(header, token)
   }
 }

@@ -111,13 +111,16 @@ final class GatewayAssertion
 
     private function key(mixed $kid): array
     {
+        if (!is_string($kid)) {
+            throw new Refused('an unknown key');
+        }
         if ($this->keys === [] || !isset($this->keys[$kid])) {
-            $this->fetch(is_string($kid) ? $kid : '');
+            $this->fetch($kid);
         }
         if ($this->keys === []) {
             throw new Unavailable("the gateway's keys can't be had");
         }
-        return is_string($kid) && isset($this->keys[$kid]) ? $this->keys[$kid] : throw new Refused('an unknown key');
+        return $this->keys[$kid] ?? throw new Refused('an unknown key');
     }
 
     /** Keys are kept in a file between requests: PHP forgets everything else. */

@@ -17,6 +17,7 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm
 
 ALGORITHMS = {"EdDSA": OKPAlgorithm, "ES256": ECAlgorithm}
 LEEWAY = 5  # seconds that the gateway's clock may be off
+MOST = 16384  # bytes of an assertion
 
 
 class Refused(Exception):
@@ -53,10 +54,12 @@ class Gateway:
 
     def verify(self, token, method, path):
         """Returns the claims of an assertion for a method and a path, as it was sent."""
+        if len(token) > MOST:
+            raise Refused("not an assertion")
         try:
             header = jwt.get_unverified_header(token)
-        except jwt.InvalidTokenError as error:
-            raise Refused(str(error)) from None
+        except (jwt.InvalidTokenError, ValueError, RecursionError):
+            raise Refused("not an assertion") from None
         if header.get("typ") != "caddy-auth-assertion+jwt" or "crit" in header:
             raise Refused("a token for another purpose")  # is no assertion
         algorithm, key = self._key(header.get("kid"))
@@ -69,7 +72,7 @@ class Gateway:
                 issuer=self.issuer,
                 options={"require": ["exp", "aud", "sub"], "verify_exp": False, "verify_nbf": False, "verify_iat": False},
             )
-        except jwt.InvalidTokenError as error:
+        except (jwt.InvalidTokenError, ValueError, RecursionError) as error:
             raise Refused(str(error)) from None
         self._check(claims, method, path)
         return claims
@@ -87,6 +90,8 @@ class Gateway:
             raise Refused("no subject")
 
     def _key(self, kid):
+        if not isinstance(kid, str):
+            raise Refused("an unknown key")
         with self.lock:
             age = self.now() - self.fetched_at
             if self.keys_url and (age > 300 or kid not in self.keys) and self.now() - self.tried_at > (30 if self.keys else 1):
@@ -103,7 +108,7 @@ class Gateway:
             with urllib.request.urlopen(self.keys_url, timeout=5) as answer:
                 self.keys = self._read(json.loads(answer.read(1 << 20)))
                 self.fetched_at = self.now()
-        except (OSError, ValueError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, jwt.InvalidKeyError):
             pass  # what there is goes on being used
 
     @staticmethod

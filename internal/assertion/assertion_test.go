@@ -72,7 +72,7 @@ func part(t testing.TB, token string, n int) (out map[string]any) {
 
 var id = auth.Identity{
 	Subject: `corp:a"\é`, Method: auth.MethodJWT, CredentialID: "j", Scopes: "a b", Environment: "live", Issuer: "corp", ClientID: "c",
-	Meta: auth.EncodeMeta([]string{":root", "tenant"}, map[string]string{":root": "owner:x", "tenant": auth.JoinMeta([]string{"1", "2"})}),
+	Meta: auth.EncodeMeta([]string{":roots", "tenant"}, map[string]string{":roots": "owner:x", "tenant": auth.JoinMeta([]string{"1", "2"})}),
 }
 
 // TestSigner_KeysInTime: which keys are published, and which one signs, before,

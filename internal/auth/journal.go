@@ -49,7 +49,7 @@ type Parent struct {
 }
 
 // Parents are the things an identity depends on; unused ones are zero.
-type Parents [3]Parent
+type Parents [4]Parent
 
 // PartOf names what an issuer calls name. Names of issuers have no colon.
 func PartOf(issuer, name string) string { return issuer + ":" + name }
@@ -60,10 +60,10 @@ func ClientSubject(clientID string) string { return clientSubject + clientID }
 
 const clientSubject = "client:"
 
-// MetaRoot is the name of the metadata that says what else than its client or
-// its subject a token of our own hangs on, in the form of RootOf. No operator
-// can give metadata such a name.
-const MetaRoot = ":root"
+// MetaRoots is the name of the metadata that says what else than its client or
+// its subject a token of our own hangs on: values of RootOf, two at most. No
+// operator can give metadata such a name.
+const MetaRoots = ":roots"
 
 // RootOf is a parent in the form that metadata keeps it in.
 func RootOf(kind ParentKind, name string) string { return string(kind) + ":" + name }
@@ -92,8 +92,10 @@ func ParentsOf(id *Identity) Parents {
 	if id.Method == MethodAPIKey { // it has no root
 		return p
 	}
-	if kind, name, ok := strings.Cut(id.MetaValue(MetaRoot), ":"); ok {
-		p[2] = Parent{ParentKind(kind), name}
+	for i, root := range id.MetaValues(MetaRoots) {
+		if kind, name, ok := strings.Cut(root, ":"); ok {
+			p[2+i] = Parent{ParentKind(kind), name}
+		}
 	}
 	return p
 }

@@ -1,5 +1,28 @@
 package auth
 
+import (
+	"slices"
+	"strings"
+)
+
+// CommonScopes returns what two sets of scopes, separated by spaces, have in
+// common: of a wildcard and what it covers, that.
+func CommonScopes(a, b string) string {
+	one, other := Identity{Scopes: a}, Identity{Scopes: b}
+	var out []string
+	for scope := range strings.FieldsSeq(a) {
+		if other.HasScope(scope) {
+			out = append(out, scope)
+		}
+	}
+	for scope := range strings.FieldsSeq(b) {
+		if one.HasScope(scope) {
+			out = append(out, scope)
+		}
+	}
+	return strings.Join(slices.Compact(slices.Sorted(slices.Values(out))), " ")
+}
+
 // CheckScope says what is wrong with a scope token (RFC 6749, 3.3).
 func CheckScope(s string) error {
 	if s == "" || len(s) > 128 {

@@ -3,6 +3,7 @@ package cache
 import (
 	"hash/fnv"
 	"hash/maphash"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -240,7 +241,7 @@ func (m *Memory) Sweep(parent auth.Parent) {
 		for _, t := range [...]*table{s.good, s.bad} {
 			var doomed []auth.Fingerprint
 			t.each(func(e *entry) {
-				if e.parents[0] == sum || e.parents[1] == sum || e.parents[2] == sum {
+				if slices.Contains(e.parents[:], sum) {
 					if t == s.good {
 						s.keepUse(e)
 					}
@@ -320,8 +321,11 @@ func (s *shard) keepUse(e *entry) {
 	}
 }
 
-func parentSums(p auth.Parents) [3]uint32 {
-	return [3]uint32{parentSum(p[0]), parentSum(p[1]), parentSum(p[2])}
+func parentSums(p auth.Parents) (sums [len(auth.Parents{})]uint32) {
+	for i := range p {
+		sums[i] = parentSum(p[i])
+	}
+	return sums
 }
 
 // parentSum shortens a parent to 32 bits: a collision only makes a sweep drop

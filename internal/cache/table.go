@@ -32,7 +32,7 @@ type entry struct {
 	expires int64 // milliseconds on the tier's clock
 	notAfter,
 	usedAt int64 // unix milliseconds; usedAt is 0 when there is nothing to write
-	parents [3]uint32
+	parents [len(auth.Parents{})]uint32
 	first   uint32 // first block
 	size    uint16
 	used    bool // since the hand passed

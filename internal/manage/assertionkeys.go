@@ -128,8 +128,12 @@ func (m *Manager) RotateAssertionKeys(ctx context.Context, ring *secret.Ring, ov
 
 // EndAssertionKey stops a key from being used and published, at once.
 func (m *Manager) EndAssertionKey(ctx context.Context, id string) error {
+	return m.endAssertionKey(ctx, id, 1)
+}
+
+func (m *Manager) endAssertionKey(ctx context.Context, id string, until int64) error {
 	return m.change(ctx, func(tx *store.Tx) error {
-		return errors.Join(tx.EndAssertionKey(ctx, id, tx.Now()), tx.Journal(ctx, store.ChangeAssertionKeys, nil, auth.Parent{}),
-			tx.Audit(ctx, "assertion_key.end", "assertion_key:"+id, map[string]any{"published_until": tx.Now()}))
+		return errors.Join(tx.EndAssertionKey(ctx, id, until), tx.Journal(ctx, store.ChangeAssertionKeys, nil, auth.Parent{}),
+			tx.Audit(ctx, "assertion_key.end", "assertion_key:"+id, map[string]any{"published_until": until}))
 	})
 }

@@ -343,15 +343,31 @@ func (m *Manager) EditClients(ctx context.Context, ids []string, edit func(*Clie
 }
 
 // RevokeOwnToken ends a token of our own. It reports whether it had not ended.
-func (m *Manager) RevokeOwnToken(ctx context.Context, fp auth.Fingerprint, id, client string) (changed bool, err error) {
+func (m *Manager) RevokeOwnToken(ctx context.Context, fp auth.Fingerprint, id, client, reason string) (changed bool, err error) {
+	if err := checkText("reason", reason, 256); err != nil {
+		return false, err
+	}
 	err = m.change(ctx, func(tx *store.Tx) error {
 		var err error
 		if changed, err = tx.RevokeToken(ctx, fp); err != nil || !changed {
 			return err
 		}
-		return errors.Join(tx.Journal(ctx, store.ChangeOwnToken, []auth.Fingerprint{fp}, auth.Parent{}), tx.Audit(ctx, "token.end", id, map[string]any{"client": client}))
+		return errors.Join(tx.Journal(ctx, store.ChangeOwnToken, []auth.Fingerprint{fp}, auth.Parent{}), tx.Audit(ctx, "token.end", id, map[string]any{"client": client, "reason": reason}))
 	})
 	return changed && err == nil, err
+}
+
+// FindClient returns the client that has a secret. One that nobody has is
+// auth.ErrNotFound.
+func (m *Manager) FindClient(ctx context.Context, text auth.Secret) (*auth.Client, error) {
+	l, err := m.db.LookupSecret(ctx, auth.FingerprintOf(text.Reveal()))
+	if err != nil {
+		return nil, err
+	}
+	if l.Client == nil {
+		return nil, fmt.Errorf("no client with this secret: %w", auth.ErrNotFound)
+	}
+	return m.db.Client(ctx, l.Client.ID)
 }
 
 // FindToken returns the token of our own with a text. One that is not there is

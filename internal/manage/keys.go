@@ -386,8 +386,13 @@ func (m *Manager) Find(ctx context.Context, text auth.Secret) (*auth.Key, error)
 	}
 	if loaded.Key == nil {
 		err := fmt.Errorf("no key with this text: %w", auth.ErrNotFound)
-		if _, _, ok := secret.Parse(trimmed); !ok {
+		switch _, _, ok := secret.Parse(trimmed); {
+		case !ok:
 			err = auth.WithHint(err, "it does not have the shape of a key; was all of it pasted?")
+		case secret.KindOf(trimmed) == secret.AccessToken:
+			err = auth.WithHint(err, "it is a token of this gateway: caddy-auth token revoke --stdin")
+		case secret.KindOf(trimmed) == secret.ClientSecret:
+			err = auth.WithHint(err, "it is a client's secret: caddy-auth client find, then: client rotate ID --overlap 0s")
 		}
 		return nil, err
 	}

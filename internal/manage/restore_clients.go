@@ -20,8 +20,16 @@ type LostTokens struct {
 	Secrets []SecretRevival
 	// Tokens were revoked one by one.
 	Tokens []auth.AccessToken
-	// AssertionKeys are not published any more, and would be: their ids.
-	AssertionKeys []string
+	// KeySets are clients whose public keys were changed since, as they are now.
+	KeySets []*auth.Client
+	// AssertionKeys end, or have ended, and would not.
+	AssertionKeys []AssertionKeyRevival
+}
+
+// AssertionKeyRevival is an assertion key that a backup publishes longer.
+type AssertionKeyRevival struct {
+	ID             string
+	PublishedUntil int64 // now; unix milliseconds, long ago if it is gone
 }
 
 // SecretRevival is a client's secret that a backup lets work longer.
@@ -33,11 +41,12 @@ type SecretRevival struct {
 
 // TokenCount is how many things there are.
 func (l LostTokens) TokenCount() int {
-	return len(l.Clients) + len(l.Secrets) + len(l.Tokens) + len(l.AssertionKeys)
+	return len(l.Clients) + len(l.Secrets) + len(l.Tokens) + len(l.KeySets) + len(l.AssertionKeys)
 }
 
 func (l LostTokens) same(o LostTokens) bool {
 	return slices.EqualFunc(l.Clients, o.Clients, func(a, b *auth.Client) bool { return a.ID == b.ID && a.State() == b.State() }) &&
+		slices.EqualFunc(l.KeySets, o.KeySets, func(a, b *auth.Client) bool { return a.ID == b.ID && a.JWKS == b.JWKS }) &&
 		slices.Equal(l.Secrets, o.Secrets) && slices.Equal(l.Tokens, o.Tokens) && slices.Equal(l.AssertionKeys, o.AssertionKeys)
 }
 
@@ -56,6 +65,9 @@ func (l *LostTokens) collect(ctx context.Context, present, backup *store.DB) err
 		}
 		if now.RevokedAt != 0 && then.RevokedAt == 0 || now.DisabledAt != 0 && then.DisabledAt == 0 && then.RevokedAt == 0 {
 			l.Clients = append(l.Clients, now)
+		}
+		if then.JWKS != "" && then.JWKS != now.JWKS && now.RevokedAt == 0 {
+			l.KeySets = append(l.KeySets, now)
 		}
 		for _, s := range then.Secrets {
 			end := int64(1)
@@ -94,8 +106,12 @@ func (l *LostTokens) assertionKeys(ctx context.Context, present, backup *store.D
 		return err
 	}
 	for _, k := range then {
-		if !slices.ContainsFunc(now, func(x auth.AssertionKey) bool { return x.ID == k.ID }) {
-			l.AssertionKeys = append(l.AssertionKeys, k.ID)
+		end := int64(1)
+		if i := slices.IndexFunc(now, func(x auth.AssertionKey) bool { return x.ID == k.ID }); i >= 0 {
+			end = now[i].PublishedUntil
+		}
+		if end != 0 && later(k.PublishedUntil, end) {
+			l.AssertionKeys = append(l.AssertionKeys, AssertionKeyRevival{k.ID, end})
 		}
 	}
 	return nil
@@ -122,11 +138,20 @@ func (m *Manager) repeatTokens(ctx context.Context, l LostTokens, reason string)
 		add("a secret of "+s.ClientID, m.endSecret(ctx, s.ClientID, s.Fingerprint, s.EndsAt, reason))
 	}
 	for _, t := range l.Tokens {
-		_, err := m.RevokeOwnToken(ctx, t.Fingerprint, t.ID, t.ClientID)
+		_, err := m.RevokeOwnToken(ctx, t.Fingerprint, t.ID, t.ClientID, reason)
 		add(t.ID, err)
 	}
-	for _, id := range l.AssertionKeys {
-		add("assertion key "+id, m.EndAssertionKey(ctx, id))
+	for _, c := range l.KeySets {
+		var err error
+		if c.JWKS != "" {
+			_, err = m.EditClients(ctx, []string{c.ID}, func(s *ClientSpec) { s.JWKS = c.JWKS })
+		} else { // it went over to a secret that the backup may not have
+			_, err = m.SetClientsDisabled(ctx, []string{c.ID}, true, reason)
+		}
+		add("the old keys of "+c.ID, err)
+	}
+	for _, k := range l.AssertionKeys {
+		add("assertion key "+k.ID, m.endAssertionKey(ctx, k.ID, k.PublishedUntil))
 	}
 	return errors.Join(errs...)
 }

@@ -41,7 +41,7 @@ func readAssertion(f form) (presented, *Failure) {
 		return presented{}, noClient(reason.String())
 	}
 	sub, ok := t.Claims.Text("sub")
-	if claimed := f.get("client_id"); !ok || sub == "" || len(sub) > maxClientID || claimed != "" && claimed != sub {
+	if claimed := f.get("client_id"); !ok || sub == "" || len(sub) > maxClientID || !plainText(sub) || claimed != "" && claimed != sub {
 		return presented{}, noClient(auth.ReasonClaims.String())
 	}
 	return presented{way: PrivateKeyJWT, id: sub, token: t}, nil
@@ -50,7 +50,7 @@ func readAssertion(f form) (presented, *Failure) {
 // checkAssertion verifies a client assertion (RFC 7523, 3). For a client that is
 // not there, or has no keys, a signature is checked all the same: it takes as
 // long.
-func (s *Server) checkAssertion(ctx context.Context, p presented, c Caller) (proof, *Failure) {
+func (s *Server) checkAssertion(ctx context.Context, p presented, c Caller, t throttle) (proof, *Failure) {
 	if s.cfg.Issuer == "" {
 		return proof{}, noClient("a client assertion, but no issuer is configured that it could be for")
 	}
@@ -59,14 +59,22 @@ func (s *Server) checkAssertion(ctx context.Context, p presented, c Caller) (pro
 	if failure != nil {
 		return proof{}, failure
 	}
-	v := s.credentials.FindClient(ctx, p.id, s.now())
-	if v.Outcome == auth.CannotDecide {
+	now := s.now()
+	lookups := s.failures.lookups
+	if wait := lookups.Left(t.address, now); wait > 0 && !s.credentials.KnowsClient(p.id, now) {
+		return proof{}, tooMany(wait)
+	}
+	v := s.credentials.FindClient(ctx, p.id, now)
+	switch {
+	case v.Outcome == auth.CannotDecide:
 		return proof{}, unavailable(v.Cause)
+	case v.Reason == auth.ReasonUnknown:
+		lookups.Add(t.address, now)
 	}
 	keys := keysOf(v)
-	signed, tried := verifySignature(token, keys)
+	signed, tried := s.verifySignature(token, keys)
 	if !tried {
-		verifySignature(token, decoys())
+		s.verifySignature(token, decoys())
 	}
 	switch {
 	case v.Outcome != auth.Allow:
@@ -98,7 +106,7 @@ func (s *Server) readClaims(t *jwt.Token, sub string, c Caller) (*Issue, *Failur
 		return nil, noClient(auth.ReasonClaims.String())
 	case jti == "" || len(jti) > maxJTI: // without one it could be sent again
 		return nil, noClient("a client assertion without a jti")
-	case len(audiences) == 0 || slices.ContainsFunc(audiences, func(a string) bool { return a == "" || a != s.cfg.Issuer && a != c.Endpoint }):
+	case len(audiences) == 0 || slices.ContainsFunc(audiences, func(a string) bool { return a == "" || a != s.cfg.Issuer && !slices.Contains(c.Endpoints, a) }):
 		return nil, noClient(auth.ReasonAudience.String()) // nor one that others could send here
 	case !hasExp || exp > at+mostAssertionLife.Milliseconds()+slack:
 		return nil, noClient(auth.ReasonLifetime.String())
@@ -139,12 +147,15 @@ func parseKeys(text string) []*jwt.Key {
 
 // verifySignature tries the keys that have the token's kid, or no kid, or all
 // if the token has none. tried says that a signature was checked.
-func verifySignature(t *jwt.Token, keys []*jwt.Key) (signed, tried bool) {
+func (s *Server) verifySignature(t *jwt.Token, keys []*jwt.Key) (signed, tried bool) {
 	for _, k := range keys {
 		if t.KeyID != "" && k.ID != "" && t.KeyID != k.ID {
 			continue
 		}
 		r := t.Verify(k, jwt.DefaultAlgorithms())
+		if r != auth.ReasonAlgorithm {
+			s.checked()
+		}
 		if tried = tried || r != auth.ReasonAlgorithm; r == auth.ReasonNone {
 			return true, true
 		}

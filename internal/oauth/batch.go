@@ -3,6 +3,7 @@ package oauth
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,6 +28,7 @@ type Batcher struct {
 }
 
 type waiting struct {
+	ctx   context.Context
 	issue *Issue
 	done  chan error
 }
@@ -35,10 +37,11 @@ type waiting struct {
 func NewBatcher(write func(context.Context, []*Issue) error) *Batcher { return &Batcher{write: write} }
 
 // Issue writes a token. It returns when the token is in the store, or when ctx
-// ends: then it may be written all the same, and nobody knows its text.
+// ends: then, if its transaction had begun, it may be written all the same, and
+// nobody knows its text.
 func (b *Batcher) Issue(ctx context.Context, i *Issue) error {
 	mine := *i // ctx may end first, and the caller go on
-	w := &waiting{&mine, make(chan error, 1)}
+	w := &waiting{ctx, &mine, make(chan error, 1)}
 	b.mu.Lock()
 	if len(b.pending) >= maxPending {
 		b.mu.Unlock()
@@ -76,6 +79,10 @@ func (b *Batcher) run() {
 }
 
 func (b *Batcher) one(part []*waiting) {
+	part = slices.DeleteFunc(part, func(w *waiting) bool { return w.ctx.Err() != nil }) // a client assertion must not be spent for nobody
+	if len(part) == 0 {
+		return
+	}
 	issues := make([]*Issue, 0, len(part))
 	for _, w := range part {
 		issues = append(issues, w.issue)

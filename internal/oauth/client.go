@@ -119,21 +119,17 @@ func (s *Server) authenticate(ctx context.Context, r *http.Request, f form, c Ca
 	if failure != nil || p.way == "" {
 		return proof{}, failure
 	}
-	now := s.now()
 	t := s.throttleOf(c, p.id)
-	if wait := t.wait(now); wait > 0 && (p.way == PrivateKeyJWT || !s.credentials.KnowsSecret(p.secret, now)) {
-		return proof{}, tooMany(wait) // what is known to be good costs nothing, and is nobody's guess
-	}
 	var got proof
 	if p.way == PrivateKeyJWT {
-		got, failure = s.checkAssertion(ctx, p, c)
+		got, failure = s.checkAssertion(ctx, p, c, t)
 	} else {
 		got, failure = s.checkSecret(ctx, p)
 	}
+	if failure != nil && failure.Code == invalidClient {
+		failure = t.failure(failure, s.now())
+	}
 	if failure != nil {
-		if failure.Code == invalidClient {
-			t.failed(now)
-		}
 		return proof{}, failure
 	}
 	if failure := checkNetwork(got.client, c.Address); failure != nil {
@@ -144,6 +140,7 @@ func (s *Server) authenticate(ctx context.Context, r *http.Request, f form, c Ca
 
 // checkSecret looks for who has the secret, and only then whether that is who
 // it says: whether there is such a client makes no difference to what is done.
+// A secret whose tag is not ours costs no lookup.
 func (s *Server) checkSecret(ctx context.Context, p presented) (proof, *Failure) {
 	v := s.credentials.VerifySecret(ctx, p.secret, s.now())
 	switch v.Outcome {

@@ -40,6 +40,7 @@ type Failure struct {
 	Reason      string
 	ClientID    string // what the client calls itself, if it has proved it
 	Retry       time.Duration
+	Unread      bool  // the request's body was not read
 	Cause       error // why it could not be decided
 }
 

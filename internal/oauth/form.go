@@ -44,19 +44,9 @@ func (f form) get(name string) string {
 // readForm reads a request (RFC 6749, 3.2): POST, one form, no parameter twice,
 // none in the URL.
 func readForm(w http.ResponseWriter, r *http.Request) (form, *Failure) {
-	if r.Method != http.MethodPost {
-		f := bad(invalidRequest, "the method must be POST")
-		f.Status = http.StatusMethodNotAllowed
+	if f := checkRequest(r); f != nil {
+		f.Unread = true
 		return nil, f
-	}
-	if name := inURL(r.URL.RawQuery); name != "" {
-		return nil, bad(invalidRequest, "the parameter "+name+" is in the URL, where logs keep it: send it in the body")
-	}
-	if kinds := r.Header["Content-Type"]; len(kinds) != 1 || !isForm(kinds[0]) {
-		return nil, bad(invalidRequest, "the body must be application/x-www-form-urlencoded")
-	}
-	if len(r.Header["Content-Encoding"]) > 0 {
-		return nil, bad(invalidRequest, "the body must not be compressed")
 	}
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout)) // not every writer can do it
@@ -65,13 +55,34 @@ func readForm(w http.ResponseWriter, r *http.Request) (form, *Failure) {
 	var tooBig *http.MaxBytesError
 	if errors.As(err, &tooBig) {
 		f := bad(invalidRequest, "the body is too big")
-		f.Status = http.StatusRequestEntityTooLarge
+		f.Status, f.Unread = http.StatusRequestEntityTooLarge, true
 		return nil, f
 	}
 	if err != nil {
-		return nil, bad(invalidRequest, "the body did not arrive as a whole")
+		f := bad(invalidRequest, "the body did not arrive as a whole")
+		f.Unread = true
+		return nil, f
 	}
 	return parseForm(string(body))
+}
+
+// checkRequest judges all but the body.
+func checkRequest(r *http.Request) *Failure {
+	if r.Method != http.MethodPost {
+		f := bad(invalidRequest, "the method must be POST")
+		f.Status = http.StatusMethodNotAllowed
+		return f
+	}
+	if name := inURL(r.URL.RawQuery); name != "" {
+		return bad(invalidRequest, "the parameter "+name+" is in the URL, where logs keep it: send it in the body")
+	}
+	if kinds := r.Header["Content-Type"]; len(kinds) != 1 || !isForm(kinds[0]) {
+		return bad(invalidRequest, "the body must be application/x-www-form-urlencoded")
+	}
+	if len(r.Header["Content-Encoding"]) > 0 {
+		return bad(invalidRequest, "the body must not be compressed")
+	}
+	return nil
 }
 
 // inURL returns the first parameter of ours in a query, however it is spelt.

@@ -37,7 +37,7 @@ func (credentials) VerifySecret(_ context.Context, text string, _ time.Time) aut
 	return auth.Verdict{Outcome: auth.Allow, Identity: auth.Identity{ClientID: goodID, Scopes: "a b:*"}}
 }
 
-func (credentials) KnowsSecret(string, time.Time) bool { return false }
+func (credentials) KnowsClient(string, time.Time) bool { return false }
 
 func (credentials) FindClient(context.Context, string, time.Time) auth.Verdict {
 	return auth.Denied(auth.ReasonUnknown)
@@ -50,8 +50,9 @@ func (t *tokens) Issue(_ context.Context, i *oauth.Issue) error {
 	t.issued = append(t.issued, i)
 	return nil
 }
-func (*tokens) UseAssertion(context.Context, *oauth.Issue) error               { return nil }
-func (*tokens) Revoke(context.Context, auth.Fingerprint, string, string) error { return nil }
+func (*tokens) Find(context.Context, auth.Fingerprint) (*auth.AccessToken, error) { return nil, nil }
+func (*tokens) UseAssertion(context.Context, *oauth.Issue) error                  { return nil }
+func (*tokens) Revoke(context.Context, auth.Fingerprint, string, string) error    { return nil }
 
 // FuzzToken: whatever is sent, nobody gets a token without the secret or the
 // key, nor a scope that they may not have, and every answer is JSON that nobody

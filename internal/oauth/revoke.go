@@ -3,6 +3,7 @@ package oauth
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
@@ -59,30 +60,8 @@ func (s *Server) ServeRevocation(w http.ResponseWriter, r *http.Request, c Calle
 		f.ClientID = p.client.ClientID
 		return f
 	}
-	v, failure := s.tokenVerdict(ctx, text, c, p)
-	if failure != nil {
+	if failure := s.revoke(ctx, text, p); failure != nil {
 		return failure
-	}
-	if v.Outcome == auth.Allow {
-		id := &v.Identity
-		owner := ""
-		if p.client != nil {
-			owner = p.client.ClientID
-		}
-		switch {
-		case id.ClientID == owner:
-		case p.client == nil:
-			return noClient("no client authentication")
-		default:
-			f := bad(unauthorizedClient, "the token belongs to another client")
-			f.ClientID = owner
-			return f
-		}
-		if err := s.tokens.Revoke(ctx, auth.FingerprintOf(text), id.CredentialID, id.ClientID); err != nil {
-			return unavailable(err) // never 200: the client would think that it is done (RFC 7009, 2.2.1)
-		}
-	} else if p.client == nil {
-		return noClient("no client authentication")
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Content-Length", "0")
@@ -90,26 +69,42 @@ func (s *Server) ServeRevocation(w http.ResponseWriter, r *http.Request, c Calle
 	return nil
 }
 
-// tokenVerdict verifies a token of our own. What is none is denied.
-func (s *Server) tokenVerdict(ctx context.Context, text string, c Caller, p proof) (auth.Verdict, *Failure) {
-	if secret.KindOf(text) != secret.AccessToken {
-		return auth.Denied(auth.ReasonUnknown), nil
+// revoke ends a token, if there is one, whether it is good at the moment or not:
+// what stands in its way may be taken away again. What bears no tag of ours is
+// not looked for.
+func (s *Server) revoke(ctx context.Context, text string, p proof) *Failure {
+	caller := ""
+	if p.client != nil {
+		caller = p.client.ClientID
 	}
-	now := s.now()
-	t := s.throttleOf(c, "")
-	if p.client == nil {
-		if wait := t.waitOf(now); wait > 0 {
-			return auth.Verdict{}, tooMany(wait)
+	var t *auth.AccessToken
+	minter := s.credentials.Minter()
+	if minter == nil {
+		return unavailable(fmt.Errorf("the store's secrets were not read yet: %w", auth.ErrUnavailable))
+	}
+	fp := auth.FingerprintOf(text)
+	if minter.CheckKind(secret.AccessToken, text) == auth.ReasonNone {
+		var err error
+		if t, err = s.tokens.Find(ctx, fp); err != nil {
+			return unavailable(err) // never 200: the client would think that it is done (RFC 7009, 2.2.1)
 		}
 	}
-	v := s.credentials.VerifyKey(ctx, text, now)
-	if v.Outcome == auth.CannotDecide {
-		return v, unavailable(v.Cause)
+	switch {
+	case p.client == nil && (t == nil || t.ClientID != ""):
+		return noClient("no client authentication")
+	case t == nil:
+		return nil
+	case t.ClientID != caller:
+		f := bad(unauthorizedClient, "the token belongs to another client")
+		f.ClientID = caller
+		return f
+	case t.RevokedAt != 0:
+		return nil
 	}
-	if v.Outcome == auth.Deny && p.client == nil {
-		t.failedOf(now)
+	if err := s.tokens.Revoke(ctx, fp, t.ID, t.ClientID); err != nil {
+		return unavailable(err)
 	}
-	return v, nil
+	return nil
 }
 
 // introspected is an answer about a token (RFC 7662, 2.2).
@@ -140,9 +135,11 @@ func (s *Server) ServeIntrospection(w http.ResponseWriter, r *http.Request, c Ca
 	if failure := s.use(r.Context(), p); failure != nil {
 		return failure
 	}
-	v, failure := s.tokenVerdict(r.Context(), text, c, p)
-	if failure != nil {
-		return failure
+	v := auth.Denied(auth.ReasonUnknown)
+	if secret.KindOf(text) == secret.AccessToken {
+		if v = s.credentials.VerifyKey(r.Context(), text, s.now()); v.Outcome == auth.CannotDecide {
+			return unavailable(v.Cause)
+		}
 	}
 	var answer introspected
 	if id := &v.Identity; v.Outcome == auth.Allow && id.Method == auth.MethodAccessToken {

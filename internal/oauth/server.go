@@ -18,8 +18,8 @@ type Credentials interface {
 	VerifyKey(ctx context.Context, text string, now time.Time) auth.Verdict
 	// VerifySecret verifies a client's secret.
 	VerifySecret(ctx context.Context, text string, now time.Time) auth.Verdict
-	// KnowsSecret reports whether a secret is known to be good, without I/O.
-	KnowsSecret(text string, now time.Time) bool
+	// KnowsClient reports whether FindClient needs no I/O.
+	KnowsClient(id string, now time.Time) bool
 	// FindClient returns the verdict on a client that has not proved to be it.
 	FindClient(ctx context.Context, id string, now time.Time) auth.Verdict
 	// Minter is nil until the store's secrets are known.
@@ -31,6 +31,8 @@ type Tokens interface {
 	Issue(ctx context.Context, i *Issue) error
 	// UseAssertion marks a client assertion as used: auth.ErrConflict, if it was.
 	UseAssertion(ctx context.Context, i *Issue) error
+	// Find returns a token, or nil if it is not there.
+	Find(ctx context.Context, fp auth.Fingerprint) (*auth.AccessToken, error)
 	// Revoke ends a token. When it returns nil, this gateway takes it no more.
 	Revoke(ctx context.Context, fp auth.Fingerprint, id, client string) error
 }
@@ -47,19 +49,21 @@ type Config struct {
 // DefaultExchangeLifetime is how long tokens live that keys were exchanged for.
 const DefaultExchangeLifetime = 5 * time.Minute
 
-// Failed attempts to be a client: of one address with one client, and of one
-// address. Then nothing that costs more than a look into memory is done for it.
+// Failed attempts to be a client are counted for an address with a client, and
+// those that cost a lookup for the address. Beyond the rate they are told to
+// wait. What may still be good is looked at all the same, as far as that costs
+// no lookup: nobody can shut a client out that is at the same address.
 var (
-	pairRate    = limit.Rate{Every: time.Second, Burst: 30}
-	addressRate = limit.Rate{Every: 100 * time.Millisecond, Burst: 300}
+	pairRate   = limit.Rate{Every: time.Second, Burst: 30}
+	lookupRate = limit.Rate{Every: 100 * time.Millisecond, Burst: 100}
 )
 
 const mostThrottled = 20_000
 
 // Failures counts failed attempts. It survives configurations.
 type Failures struct {
-	pairs     *limit.Local[pair]
-	addresses *limit.Local[netip.Addr]
+	pairs   *limit.Local[pair]
+	lookups *limit.Local[netip.Addr] // of clients that are not there
 }
 
 type pair struct {
@@ -69,7 +73,7 @@ type pair struct {
 
 // NewFailures returns an empty count.
 func NewFailures() *Failures {
-	return &Failures{limit.NewLocal[pair](pairRate, mostThrottled), limit.NewLocal[netip.Addr](addressRate, mostThrottled)}
+	return &Failures{limit.NewLocal[pair](pairRate, mostThrottled), limit.NewLocal[netip.Addr](lookupRate, mostThrottled)}
 }
 
 // Server answers the requests of one configuration. It is safe for concurrent
@@ -80,6 +84,7 @@ type Server struct {
 	tokens      Tokens
 	failures    *Failures
 	now         func() time.Time
+	checked     func() // a signature was; for tests
 }
 
 // New returns a server. A nil now is time.Now.
@@ -93,13 +98,17 @@ func New(cfg Config, credentials Credentials, tokens Tokens, failures *Failures,
 	if now == nil {
 		now = time.Now
 	}
-	return &Server{cfg, credentials, tokens, failures, now}
+	return &Server{cfg: cfg, credentials: credentials, tokens: tokens, failures: failures, now: now, checked: func() {}}
 }
 
 // Caller is what is known of who sent a request.
 type Caller struct {
-	Address  netip.Addr // invalid: not known
-	Endpoint string     // the URL of the endpoint, as metadata says it; empty: not known
+	Address netip.Addr // invalid: not known
+	// URLs of the endpoint that was asked and of the token endpoint, as metadata
+	// says them: what assertions may be for, beside the issuer.
+	Endpoints []string
+	// Resources are what tokens of this gateway are for, as clients call it.
+	Resources []string
 }
 
 // throttle is one address, and who it says it is.
@@ -120,23 +129,14 @@ func (s *Server) throttleOf(c Caller, clientID string) throttle {
 	return throttle{s, address, pair{address, [16]byte(fp[:16])}}
 }
 
-// wait is how long the address has to wait; 0: not at all.
-func (t throttle) wait(now time.Time) time.Duration {
-	f := t.s.failures
-	return max(f.pairs.Left(t.pair, now), f.addresses.Left(t.address, now))
-}
-
-func (t throttle) failed(now time.Time) {
+// failure is the answer to who failed: to wait, if that was too often.
+func (t throttle) failure(f *Failure, now time.Time) *Failure {
+	if wait := t.s.failures.pairs.Left(t.pair, now); wait > 0 {
+		return tooMany(wait)
+	}
 	t.s.failures.pairs.Add(t.pair, now)
-	t.s.failures.addresses.Add(t.address, now)
+	return f
 }
-
-// waitOf and failedOf are of an address that names no client.
-func (t throttle) waitOf(now time.Time) time.Duration {
-	return t.s.failures.addresses.Left(t.address, now)
-}
-
-func (t throttle) failedOf(now time.Time) { t.s.failures.addresses.Add(t.address, now) }
 
 // CheckIssuer says what is wrong with an issuer (RFC 8414, 2): https, or http on
 // loopback, without query and fragment.

@@ -106,6 +106,9 @@ func (s *Server) clientCredentials(r *http.Request, f form, c Caller) (grant, *F
 	if p.client == nil {
 		return grant{}, noClient("no client authentication")
 	}
+	if failure := checkTarget(f, c); failure != nil {
+		return grant{}, failure
+	}
 	scopes, failure := narrow(f.get("scope"), p.client)
 	if failure != nil {
 		return grant{}, failure
@@ -149,25 +152,26 @@ func narrow(asked string, has *auth.Identity) (string, *Failure) {
 // all it takes; a client that is named must prove to be it, and can't get more
 // than both have.
 func (s *Server) exchange(r *http.Request, f form, c Caller) (grant, *Failure) {
-	if failure := s.checkExchange(f); failure != nil {
+	if failure := checkExchange(f); failure != nil {
 		return grant{}, failure
 	}
 	p, failure := s.authenticate(r.Context(), r, f, c)
-	if failure != nil {
+	switch {
+	case failure != nil:
+		return grant{}, failure
+	case p.client == nil && f.get("client_id") != "":
+		return grant{}, noClient("a client_id without proof")
+	}
+	if failure := checkTarget(f, c); failure != nil {
 		return grant{}, failure
 	}
 	now := s.now()
-	t := s.throttleOf(c, "")
-	if wait := t.waitOf(now); wait > 0 {
-		return grant{}, tooMany(wait)
-	}
 	v := s.credentials.VerifyKey(r.Context(), f.get("subject_token"), now)
 	key := &v.Identity
 	switch {
 	case v.Outcome == auth.CannotDecide:
 		return grant{}, unavailable(v.Cause)
 	case v.Outcome != auth.Allow:
-		t.failedOf(now)
 		return grant{}, subjectFailure(v.Reason.String())
 	case key.Method != auth.MethodAPIKey:
 		return grant{}, bad(invalidRequest, "the subject_token must be an API key")
@@ -190,6 +194,9 @@ func (s *Server) exchange(r *http.Request, f form, c Caller) (grant, *Failure) {
 			g.issue = p.assertion
 		}
 		g.issue.Token.ClientID = client.ClientID
+		if own := auth.ClientLifetime(client); own != 0 {
+			g.lifetime = min(g.lifetime, own)
+		}
 	}
 	g.issue.Token.KeyID = key.CredentialID
 	if key.NotAfter != 0 {
@@ -209,7 +216,7 @@ func subjectFailure(reason string) *Failure {
 }
 
 // checkExchange judges what is asked for (RFC 8693, 2.1).
-func (s *Server) checkExchange(f form) *Failure {
+func checkExchange(f form) *Failure {
 	kind, wanted := f.get("subject_token_type"), f.get("requested_token_type")
 	_, acts := f["actor_token"]
 	switch {
@@ -223,12 +230,21 @@ func (s *Server) checkExchange(f form) *Failure {
 		return bad(invalidRequest, "requested_token_type: want "+typeAccessToken)
 	case acts:
 		return bad(invalidRequest, "there are no actor tokens here")
-	case len(f["audience"]) > 0:
-		return bad(invalidTarget, "tokens are for this gateway only")
 	}
-	for _, resource := range f["resource"] {
-		if s.cfg.Issuer == "" || strings.TrimSuffix(resource, "/") != s.cfg.Issuer {
-			return bad(invalidTarget, "tokens are for this gateway only")
+	return nil
+}
+
+// checkTarget refuses who asks for a token for somebody else (RFC 8707, 2;
+// RFC 8693, 2.1): a token is for all that this gateway protects.
+func checkTarget(f form, c Caller) *Failure {
+	for _, name := range repeatable {
+		for _, wanted := range f[name] {
+			ours := func(resource string) bool {
+				return strings.TrimSuffix(wanted, "/") == resource || strings.HasPrefix(wanted, resource+"/")
+			}
+			if !slices.ContainsFunc(c.Resources, ours) {
+				return bad(invalidTarget, "tokens are for this gateway only")
+			}
 		}
 	}
 	return nil
@@ -239,13 +255,11 @@ func narrowBoth(asked, scopes string, client *auth.Identity) (string, *Failure) 
 	if asked != "" {
 		return narrow(asked, client)
 	}
-	var both []string
-	for scope := range strings.FieldsSeq(scopes) {
-		if client.HasScope(scope) {
-			both = append(both, scope)
-		}
+	both := auth.CommonScopes(scopes, client.Scopes)
+	if both == "" && scopes != "" {
+		return "", bad(invalidScope, "the client and the key have no scope in common")
 	}
-	return strings.Join(both, " "), nil
+	return both, nil
 }
 
 // issue mints and writes a token.

@@ -34,23 +34,26 @@ func verdictOfToken(l *store.LoadedToken) auth.Verdict {
 		Method: auth.MethodAccessToken, CredentialID: t.ID, ClientID: t.ClientID, Scopes: t.Scopes,
 		IssuedAt: uint32(t.IssuedAt / 1000), NotAfter: t.ExpiresAt,
 	}
-	if c := l.Client; c != nil {
-		id.Subject, id.Environment, id.Networks = auth.ClientSubject(c.ID), c.Environment, strings.Join(c.Networks, " ")
-		id.Meta = encodeMeta(rooted(c.Meta, auth.RootOf(auth.ParentOwner, c.Owner)))
-		id.Scopes = held(id.Scopes, c.Scopes)
-	}
 	v := auth.Verdict{Outcome: auth.Allow}
-	if k := l.Key; k != nil {
-		id.Subject, id.Meta = k.Owner, encodeMeta(rooted(k.Meta, auth.RootOf(auth.ParentKey, k.ID)))
+	var roots []string
+	var meta map[string]string
+	if c := l.Client; c != nil {
+		roots = append(roots, auth.RootOf(auth.ParentOwner, c.Owner))
+		id.Subject, id.Environment, id.Networks, meta = auth.ClientSubject(c.ID), c.Environment, strings.Join(c.Networks, " "), c.Meta
+		id.Scopes = auth.CommonScopes(id.Scopes, strings.Join(c.Scopes, " "))
+	}
+	if k := l.Key; k != nil { // it speaks for the key's owner, who is a parent as the subject
+		roots = append(roots, auth.RootOf(auth.ParentKey, k.ID))
 		if l.Client != nil && k.Environment != l.Client.Environment {
 			v.Outcome, v.Reason = auth.Deny, auth.ReasonParentKey
 		}
-		id.Environment, id.Networks = k.Environment, both(id.Networks, k.Networks)
-		id.Scopes = held(id.Scopes, k.Scopes)
+		id.Subject, id.Environment, id.Networks, meta = k.Owner, k.Environment, both(id.Networks, k.Networks), k.Meta
+		id.Scopes = auth.CommonScopes(id.Scopes, strings.Join(k.Scopes, " "))
 		if end := k.NotAfter(); end != 0 && end < id.NotAfter {
 			id.NotAfter, id.Replaced = end, k.ReplacedBy != ""
 		}
 	}
+	id.Meta = encodeMeta(withRoots(meta, roots...))
 	v.Identity = id
 	if r := ended(l); r != auth.ReasonNone {
 		v.Outcome, v.Reason = auth.Deny, r
@@ -58,9 +61,9 @@ func verdictOfToken(l *store.LoadedToken) auth.Verdict {
 	return v
 }
 
-// rooted is metadata with what else a token, or a client, hangs on.
-func rooted(meta map[string]string, root string) map[string]string {
-	out := map[string]string{auth.MetaRoot: root}
+// withRoots is metadata with what else a token, or a client, hangs on.
+func withRoots(meta map[string]string, roots ...string) map[string]string {
+	out := map[string]string{auth.MetaRoots: auth.JoinMeta(roots)}
 	maps.Copy(out, meta)
 	return out
 }
@@ -84,18 +87,6 @@ func ended(l *store.LoadedToken) auth.Reason {
 		return auth.ReasonOwnerDisabled
 	}
 	return auth.ReasonNone
-}
-
-// held returns those of a token's scopes that allowed still has.
-func held(scopes string, allowed []string) string {
-	has := auth.Identity{Scopes: strings.Join(allowed, " ")}
-	var out []string
-	for scope := range strings.FieldsSeq(scopes) {
-		if has.HasScope(scope) {
-			out = append(out, scope)
-		}
-	}
-	return strings.Join(out, " ")
 }
 
 // nowhere is no network: what is bound to it can be used from nowhere.

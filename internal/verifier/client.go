@@ -53,12 +53,11 @@ func (v *Verifier) VerifySecret(ctx context.Context, text string, now time.Time)
 	return v.load(ctx, q, now)
 }
 
-// KnowsSecret reports whether memory knows a client's secret to be good: it
-// costs no I/O.
-func (v *Verifier) KnowsSecret(text string, now time.Time) bool {
+// KnowsClient reports whether memory knows a client, so that FindClient costs no
+// I/O.
+func (v *Verifier) KnowsClient(id string, now time.Time) bool {
 	var verdict auth.Verdict
-	return v.fence.Trusted(now) && v.memory.Lookup(&verdict, under(auth.FingerprintOf(text), secretSalt), now) &&
-		verdict.Outcome == auth.Allow && !verdict.Identity.Expired(now)
+	return v.fence.Trusted(now) && v.memory.Lookup(&verdict, under(auth.FingerprintOf(id), clientSalt), now)
 }
 
 // FindClient returns the verdict on a client that has not proved to be it.
@@ -86,7 +85,7 @@ func verdictOfClient(l *store.LoadedClient, asked string) auth.Verdict {
 		v.Identity.ClientID = asked
 		return v
 	}
-	meta := rooted(c.Meta, auth.RootOf(auth.ParentOwner, c.Owner))
+	meta := withRoots(c.Meta, auth.RootOf(auth.ParentOwner, c.Owner))
 	if c.TokenLifetime != 0 {
 		meta[auth.MetaLifetime] = strconv.FormatInt(c.TokenLifetime.Milliseconds(), 10)
 	}

@@ -92,6 +92,13 @@ func TestPrivateKeyJWT(t *testing.T) {
 			t.Errorf("%s: %d %s", what, a.Status, a.Body)
 		}
 	}
+	for _, path := range []string{"/oauth/revoke", "/oauth/introspect"} {
+		for _, aud := range []string{"http://" + g.addr + "/oauth/token", "http://" + g.addr + path} {
+			if a := g.withAssertion(path, g.assertion(key, id, "aud", aud), url.Values{"token": {"x"}}); a.Status != 200 {
+				t.Errorf("for %s at %s: %d %s", aud, path, a.Status, a.Body)
+			}
+		}
+	}
 	text := g.assertion(key, id)
 	grant := url.Values{"grant_type": {"client_credentials"}}
 	if a := g.withAssertion("/oauth/token", text, grant); a.Status != 200 {
@@ -129,6 +136,7 @@ func TestPrivateKeyJWT(t *testing.T) {
 		"not yet":              func() answer { return g.asserted(key, id, "nbf", now+120) },
 		"from the future":      func() answer { return g.asserted(key, id, "iat", now+120) },
 		"no jti":               func() answer { return g.asserted(key, id, "jti", nil) },
+		"NUL in sub":           func() answer { return g.asserted(key, "x\x00") },
 		"a number for a jti":   func() answer { return g.asserted(key, id, "jti", 7) },
 		"an access token":      func() answer { return g.asserted(key, id, "typ", "at+jwt") },
 		"an assertion of ours": func() answer { return g.asserted(key, id, "typ", "caddy-auth-assertion+jwt") },

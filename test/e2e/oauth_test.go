@@ -130,7 +130,7 @@ func TestToken_ClientCredentials(t *testing.T) {
 			return g.form("/oauth/token", "grant_type=client_credentials", "Authorization", of(c), "X", "", "Accept", "*/*")
 		},
 		"a resource": func() answer {
-			return g.form("/oauth/token", "grant_type=client_credentials&resource=http://a&resource=http://b", "Authorization", of(c))
+			return g.form("/oauth/token", "grant_type=client_credentials&resource=http://"+g.addr+"/&resource=http://"+g.addr+"/orders", "Authorization", of(c))
 		},
 		"an ordinary query": func() answer {
 			return g.form("/oauth/token?trace=1", "grant_type=client_credentials", "Authorization", of(c))
@@ -311,6 +311,14 @@ func TestToken_Exchange(t *testing.T) {
 	if h := g.ok(g.bearer(both)).Header; h.Get("X-Auth-Subject") != "acme" || h.Get("X-Auth-Client-Id") != c.Client.ID {
 		t.Errorf("with a client: %v", h)
 	}
+	short := g.client(manage.ClientSpec{Scopes: []string{"orders:read", "orders:write"}, TokenLifetime: 20 * time.Second})
+	if _, a := exchange(key, "", "Authorization", of(short)); !strings.Contains(a.Body, `"expires_in":20,"scope":"orders:read orders:write"`) {
+		t.Errorf("with a client whose tokens live shortly, and has some of the key's scopes: %s", a.Body)
+	}
+	none := g.client(manage.ClientSpec{Scopes: []string{"users:read"}})
+	if _, a := exchange(key, "", "Authorization", of(none)); a.Status != 400 || !strings.Contains(a.Body, "invalid_scope") {
+		t.Errorf("with a client that has none of the key's scopes: %d %s", a.Status, a.Body)
+	}
 	for what, tc := range map[string]struct {
 		body string
 		head []string
@@ -413,11 +421,32 @@ func TestToken_Revocation(t *testing.T) {
 			t.Fatalf("after its revocation: %d", a.Status)
 		}
 	}
-	key := g.plainKey()
-	a := g.form("/oauth/token", exchangeForm(key, ""))
+	// One that is refused at the moment is ended all the same.
+	made := g.key(manage.KeySpec{Scopes: []string{"orders:read"}})
+	a := g.form("/oauth/token", exchangeForm(made.Text.Reveal(), ""), "Authorization", of(c))
 	var got struct {
 		Token string `json:"access_token"`
 	}
+	if err := json.Unmarshal([]byte(a.Body), &got); err != nil {
+		t.Fatal(err)
+	}
+	m, ids := g.manager(), []string{made.Key.ID}
+	if _, err := m.SetDisabled(t.Context(), ids, true, ""); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "refused", func() bool { return g.bearer(got.Token).Status == 401 })
+	if a := revoke(got.Token, "Authorization", of(c)); a.Status != 200 {
+		t.Errorf("%d %s", a.Status, a.Body)
+	}
+	if _, err := m.SetDisabled(t.Context(), ids, false, ""); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the key works again", func() bool { return g.do("GET", "/", "X-API-Key", made.Text.Reveal()).Status == 200 })
+	if a := g.bearer(got.Token); a.Status != 401 {
+		t.Errorf("a token that was ended while it was refused: %d", a.Status)
+	}
+	key := g.plainKey()
+	a = g.form("/oauth/token", exchangeForm(key, ""))
 	if err := json.Unmarshal([]byte(a.Body), &got); err != nil {
 		t.Fatal(err)
 	}
