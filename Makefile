@@ -24,13 +24,13 @@ race: deps ## The tests under the race detector
 	$(GO) test -race ./...
 
 lint: ## gofumpt, go vet, staticcheck, caddy fmt
-	@test -z "$$($(TOOLS) gofumpt -l cmd caddymodule internal test)" || { $(TOOLS) gofumpt -d cmd caddymodule internal test; exit 1; }
+	@test -z "$$($(TOOLS) gofumpt -l cmd caddymodule internal test upstream examples)" || { $(TOOLS) gofumpt -d cmd caddymodule internal test upstream examples; exit 1; }
 	$(GO) vet ./...
 	$(TOOLS) staticcheck ./...
 	$(GO) run ./cmd/caddy-auth fmt --diff Caddyfile.example > /dev/null
 
 fmt: ## Format everything
-	$(TOOLS) gofumpt -w cmd caddymodule internal test
+	$(TOOLS) gofumpt -w cmd caddymodule internal test upstream examples
 	$(GO) run ./cmd/caddy-auth fmt --overwrite Caddyfile.example
 
 fuzz: ## Every fuzz target for FUZZTIME (default 30s)

@@ -223,7 +223,6 @@ func (m *Manager) EndClientSecret(ctx context.Context, id string, fp auth.Finger
 
 func (m *Manager) endSecret(ctx context.Context, id string, fp auth.Fingerprint, until int64, reason string) error {
 	return m.change(ctx, func(tx *store.Tx) error {
-
 		return errors.Join(tx.EndClientSecret(ctx, fp, until), tx.Journal(ctx, store.ChangeClientRotate, nil, clientParent(id)),
 			tx.Audit(ctx, "client.end_secret", id, map[string]any{"works_until": until, "reason": reason}))
 	})

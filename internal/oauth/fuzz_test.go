@@ -50,6 +50,7 @@ func (t *tokens) Issue(_ context.Context, i *oauth.Issue) error {
 	t.issued = append(t.issued, i)
 	return nil
 }
+
 func (*tokens) Find(context.Context, auth.Fingerprint) (*auth.AccessToken, error) { return nil, nil }
 func (*tokens) UseAssertion(context.Context, *oauth.Issue) error                  { return nil }
 func (*tokens) Revoke(context.Context, auth.Fingerprint, string, string) error    { return nil }

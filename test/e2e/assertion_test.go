@@ -290,8 +290,10 @@ func TestAssertion_Refused(t *testing.T) {
 // TestMetadata is RFC 8414 and RFC 9728: URLs come from the configuration,
 // whatever a request says.
 func TestMetadata(t *testing.T) {
-	g := start(t, options{auth: "token_endpoint https://api.example.com/tenant {\nexchange\n}\nissuer corp {\nurl https://login.example.com\njwks https://login.example.com/keys\naudience x\n}",
-		raw: "http://:{port} {\nauth_token /oauth2/token\nauth_revoke\nauth_introspect {\nurl https://other.example.com/introspect\n}\nauth_wellknown {\nresource https://api.example.com/tenant https://b.example.com\n}\nauth\n}"})
+	g := start(t, options{
+		auth: "token_endpoint https://api.example.com/tenant {\nexchange\n}\nissuer corp {\nurl https://login.example.com\njwks https://login.example.com/keys\naudience x\n}",
+		raw:  "http://:{port} {\nauth_token /oauth2/token\nauth_revoke\nauth_introspect {\nurl https://other.example.com/introspect\n}\nauth_wellknown {\nresource https://api.example.com/tenant https://b.example.com\n}\nauth\n}",
+	})
 	get := func(path string) map[string]any {
 		t.Helper()
 		a := g.do("GET", path, "Host", "evil.example", "X-Forwarded-Host", "evil.example", "X-Forwarded-Proto", "http")
