@@ -129,10 +129,14 @@ func (rt *runtime) readAssertionKeys(ctx context.Context) {
 		var s *assertion.Signer
 		if s, err = assertion.NewSigner(keys); err == nil {
 			rt.signer.Store(s)
+			rt.assertLate.Store(false)
 			return
 		}
 	}
-	rt.signer.Store(nil)
+	if !errors.Is(err, auth.ErrUnavailable) { // what was read before is trusted as long as everything else is
+		rt.signer.Store(nil)
+	}
+	rt.assertLate.Store(true)
 	if lately(&rt.lastAssertion) {
 		rt.logger().Error("reading the keys that assertions are signed with; requests that need one get 503 until they are read", zap.Error(hinted(err)))
 	}
@@ -154,7 +158,7 @@ func (rt *runtime) ensureAssertionKeys() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
-	if rt.signer.Load() == nil {
+	if rt.signer.Load() == nil || rt.assertLate.Load() {
 		rt.readAssertionKeys(ctx)
 	}
 	for _, algorithm := range wanted {

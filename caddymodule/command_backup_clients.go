@@ -26,8 +26,8 @@ func (r *restore) showTokens() error {
 			return err
 		}
 	}
-	for _, c := range r.loss.KeySets {
-		if err := show("the former public keys of", c.ID, "replaced"); err != nil {
+	for _, c := range r.loss.Edited {
+		if err := show("what was taken from client", c.ID, "edited"); err != nil {
 			return err
 		}
 	}
@@ -51,8 +51,8 @@ func (r *restore) tokenCommands() {
 	for _, one := range r.loss.Secrets {
 		r.s.note("  caddy-auth client rotate %s --overlap 0s", one.ClientID)
 	}
-	for _, c := range r.loss.KeySets {
-		r.s.note("  caddy-auth client edit %s --jwks FILE", c.ID)
+	for _, c := range r.loss.Edited {
+		r.s.note("  caddy-auth client edit %s ...", c.ID)
 	}
 	if len(r.loss.AssertionKeys) > 0 {
 		r.s.note("  caddy-auth assertion-key rotate --overlap 0s")

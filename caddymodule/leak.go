@@ -90,7 +90,11 @@ func (l *leakLog) one(text, site string, revoke bool) {
 	default:
 		v = l.rt.verifier.VerifyKey(ctx, text, time.Now())
 	}
-	if v.Outcome != auth.Allow || !l.first(leakOf{v.Identity.CredentialID, revoke}) {
+	which := v.Identity.CredentialID
+	if what == "client_secret" { // a client may have several
+		which += " " + v.Identity.Hint
+	}
+	if v.Outcome != auth.Allow || !l.first(leakOf{which, revoke}) {
 		return
 	}
 	metrics.leaks.Inc()
@@ -106,11 +110,11 @@ func (l *leakLog) one(text, site string, revoke bool) {
 		l.rt.logger().Warn("writing a leak to the audit log", zap.String("credential_id", id.CredentialID), zap.Error(err))
 	}
 	if revoke {
-		l.revoke(ctx, db, id, what, auth.FingerprintOf(text))
+		l.revoke(ctx, db, id, what, which, auth.FingerprintOf(text))
 	}
 }
 
-func (l *leakLog) revoke(ctx context.Context, db *store.DB, id *auth.Identity, what string, fp auth.Fingerprint) {
+func (l *leakLog) revoke(ctx context.Context, db *store.DB, id *auth.Identity, what, which string, fp auth.Fingerprint) {
 	name := zap.String("credential_id", id.CredentialID)
 	m := manage.New(db, "gateway", "", nil)
 	m.SetBell(l.rt)
@@ -124,7 +128,7 @@ func (l *leakLog) revoke(ctx context.Context, db *store.DB, id *auth.Identity, w
 		_, err = m.Revoke(ctx, []string{id.CredentialID}, "sent in a URL")
 	}
 	if err != nil {
-		l.forget(leakOf{id.CredentialID, true}) // the next time it is seen it is tried again
+		l.forget(leakOf{which, true}) // the next time it is seen it is tried again
 		l.rt.logger().Error("a leaked credential could not be revoked", name, zap.Error(hinted(err)))
 		return
 	}

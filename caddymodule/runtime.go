@@ -92,6 +92,7 @@ type runtime struct {
 	lastBeat    atomic.Int64
 
 	lastAssertion atomic.Int64
+	assertLate    atomic.Bool // reading the assertion keys failed
 
 	cutMu    sync.Mutex // held while cut-offs are read
 	assertMu sync.Mutex // held while assertion keys are read

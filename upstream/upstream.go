@@ -102,6 +102,7 @@ type Verifier struct {
 	cfg    Config
 	keys   keys
 	remote *jwks.Set // nil: the keys were given
+	client *fetch.Client
 }
 
 // keys returns the key that an assertion says it is signed with. Errors:
@@ -137,7 +138,8 @@ func New(cfg Config) (*Verifier, error) {
 	if err := fetch.CheckURL(cfg.KeysURL); err != nil {
 		return nil, fmt.Errorf("upstream: %w", err)
 	}
-	v.remote = jwks.New(jwks.Config{KeysURL: cfg.KeysURL}, fetch.New(fetchTimeout, 2))
+	v.client = fetch.New(fetchTimeout, 2)
+	v.remote = jwks.New(jwks.Config{KeysURL: cfg.KeysURL}, v.client)
 	v.remote.Start()
 	v.keys = v.remote.Key
 	return v, nil
@@ -147,6 +149,7 @@ func New(cfg Config) (*Verifier, error) {
 func (v *Verifier) Close() {
 	if v.remote != nil {
 		v.remote.Stop()
+		v.client.Close()
 	}
 }
 

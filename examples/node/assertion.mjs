@@ -41,7 +41,8 @@ export class Gateway {
         currentDate: this.now?.(),
       }))
     } catch (error) {
-      const answered = error instanceof errors.JOSEError && !['ERR_JWKS_TIMEOUT', 'ERR_JWKS_INVALID', 'ERR_JOSE_GENERIC'].includes(error.code)
+      const empty = error.code === 'ERR_JWKS_NO_MATCHING_KEY' && !this.keys.jwks?.()?.keys.length
+      const answered = error instanceof errors.JOSEError && !empty && !['ERR_JWKS_TIMEOUT', 'ERR_JWKS_INVALID', 'ERR_JOSE_GENERIC'].includes(error.code)
       throw answered ? new Refused(error.message) : new Unavailable(error.message)
     }
     if (claims.htm !== method || claims.path !== path) throw new Refused('for another method or path')

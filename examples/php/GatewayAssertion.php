@@ -25,12 +25,13 @@ final class GatewayAssertion
         ?array $keySet = null,
         private ?string $issuer = null,
         private ?int $now = null,
+        private ?string $cacheDir = null, // a directory of this service's own; default: the system's for temporary files
     ) {
         if ($audience === '' || ($keysUrl === null) === ($keySet === null)) {
             throw new InvalidArgumentException('want an audience, and keysUrl or keySet');
         }
         if ($keySet !== null) {
-            $this->keys = self::readKeys($keySet);
+            $this->keys = $this->readKeys(array_filter($keySet['keys'] ?? [], 'is_array'));
         }
     }
 
@@ -123,46 +124,79 @@ final class GatewayAssertion
         return $this->keys[$kid] ?? throw new Refused('an unknown key');
     }
 
-    /** Keys are kept in a file between requests: PHP forgets everything else. */
+    /**
+     * Keys are kept in a file between requests, since PHP forgets everything
+     * else. One request fetches at a time, and not again soon; the others go on
+     * with what there is.
+     */
     private function fetch(string $kid): void
     {
         if ($this->keysUrl === null) {
             return;
         }
-        $file = sys_get_temp_dir() . '/gateway-keys-' . posix_geteuid() . '-' . hash('sha256', $this->keysUrl);
-        $ours = is_file($file) && !is_link($file) && fileowner($file) === posix_geteuid();
-        $age = $ours ? time() - (int) filemtime($file) : PHP_INT_MAX;
-        $text = $ours ? (string) file_get_contents($file) : '';
-        $known = self::readKeys(json_decode($text, true) ?? []);
-        if ($age > self::CACHED || !isset($known[$kid]) && $age > 30) {
-            $fresh = @file_get_contents($this->keysUrl, context: stream_context_create(['http' => ['timeout' => 5, 'follow_location' => 0]]), length: 1 << 20);
-            $keys = $fresh === false ? [] : self::readKeys(json_decode($fresh, true) ?? []);
-            if ($keys !== []) {
-                $known = $keys;
-                $new = tempnam(sys_get_temp_dir(), 'gateway');
-                file_put_contents($new, $fresh);
-                rename($new, $file);
+        $file = ($this->cacheDir ?? sys_get_temp_dir()) . '/gateway-keys-' . hash('sha256', $this->keysUrl . "\0" . __FILE__);
+        $this->keys = $this->readKeys(self::set((string) @file_get_contents($file)));
+        $age = time() - (int) @filemtime($file);
+        $tried = time() - (int) @filemtime("$file.tried");
+        if (isset($this->keys[$kid]) && $age <= self::CACHED || $tried < ($this->keys === [] ? 1 : 30)) {
+            return;
+        }
+        $lock = @fopen("$file.tried", 'c');
+        if ($lock === false || !flock($lock, LOCK_EX | LOCK_NB)) {
+            return;
+        }
+        @touch("$file.tried");
+        $context = stream_context_create(['http' => ['timeout' => 3, 'follow_location' => 0]]);
+        $fresh = (string) @file_get_contents($this->keysUrl, context: $context, length: 1 << 20);
+        $keys = $this->readKeys(self::set($fresh));
+        if ($keys !== []) {
+            $this->keys = $keys;
+            $new = "$file." . bin2hex(random_bytes(8));
+            if (@file_put_contents($new, $fresh) === false || !@rename($new, $file)) {
+                @unlink($new);
             }
         }
-        $this->keys = $known;
     }
 
-    private static function readKeys(array $set): array
+    /** The members of a key set; none, if it is not one. */
+    private static function set(string $text): array
+    {
+        $set = json_decode($text, true, 16);
+        $members = is_array($set) ? $set['keys'] ?? [] : [];
+        return is_array($members) ? array_filter($members, 'is_array') : [];
+    }
+
+    /** What is no key that assertions are signed with is passed over. */
+    private function readKeys(array $members): array
     {
         $keys = [];
-        foreach ($set['keys'] ?? [] as $jwk) {
-            $kid = $jwk['kid'] ?? '';
-            if (($jwk['alg'] ?? '') === 'EdDSA' && ($jwk['crv'] ?? '') === 'Ed25519') {
-                $keys[$kid] = ['alg' => 'EdDSA', 'key' => self::decode($jwk['x'])];
-            } elseif (($jwk['alg'] ?? '') === 'ES256' && ($jwk['crv'] ?? '') === 'P-256') {
+        foreach ($members as $jwk) {
+            [$kid, $alg, $crv] = [$jwk['kid'] ?? null, $jwk['alg'] ?? null, $jwk['crv'] ?? null];
+            $x = self::bytes($jwk['x'] ?? null);
+            if (!is_string($kid) || $kid === '' || strlen($x) !== 32) {
+                continue;
+            }
+            if ($alg === 'EdDSA' && $crv === 'Ed25519') {
+                $keys[$kid] = ['alg' => 'EdDSA', 'key' => $x];
+            } elseif ($alg === 'ES256' && $crv === 'P-256' && strlen($y = self::bytes($jwk['y'] ?? null)) === 32) {
                 // A public key on P-256, as X.509 writes it (RFC 5480).
-                $point = hex2bin('3059301306072a8648ce3d020106082a8648ce3d030107034200') . "\x04" . self::decode($jwk['x']) . self::decode($jwk['y']);
+                $point = hex2bin('3059301306072a8648ce3d020106082a8648ce3d030107034200') . "\x04" . $x . $y;
                 $pem = "-----BEGIN PUBLIC KEY-----\n" . chunk_split(base64_encode($point), 64, "\n") . "-----END PUBLIC KEY-----\n";
-                $keys[$kid] = ['alg' => 'ES256', 'key' => openssl_pkey_get_public($pem)];
+                if (($key = openssl_pkey_get_public($pem)) !== false) {
+                    $keys[$kid] = ['alg' => 'ES256', 'key' => $key];
+                }
             }
         }
-        unset($keys['']);
         return $keys;
+    }
+
+    private static function bytes(mixed $text): string
+    {
+        try {
+            return is_string($text) ? self::decode($text) : '';
+        } catch (Refused) {
+            return '';
+        }
     }
 
     private static function object(string $part): array

@@ -92,24 +92,31 @@ class Gateway:
     def _key(self, kid):
         if not isinstance(kid, str):
             raise Refused("an unknown key")
+        now = self.now()
         with self.lock:
-            age = self.now() - self.fetched_at
-            if self.keys_url and (age > 300 or kid not in self.keys) and self.now() - self.tried_at > (30 if self.keys else 1):
-                self._fetch()
-            if not self.keys:
-                raise Unavailable("the gateway's keys can't be had")
-            if kid not in self.keys:
-                raise Refused("an unknown key")
-            return self.keys[kid]
+            keys = self.keys
+            due = kid not in keys or now - self.fetched_at > 300
+            fetch = self.keys_url and due and now - self.tried_at > (30 if keys else 1)
+            if fetch:
+                self.tried_at = now  # the others go on with what there is
+        if fetch:
+            keys = self._fetch() or keys
+        if not keys:
+            raise Unavailable("the gateway's keys can't be had")
+        if kid not in keys:
+            raise Refused("an unknown key")
+        return keys[kid]
 
     def _fetch(self):
-        self.tried_at = self.now()
         try:
-            with urllib.request.urlopen(self.keys_url, timeout=5) as answer:
-                self.keys = self._read(json.loads(answer.read(1 << 20)))
-                self.fetched_at = self.now()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, jwt.InvalidKeyError):
-            pass  # what there is goes on being used
+            with urllib.request.urlopen(self.keys_url, timeout=3) as answer:
+                keys = self._read(json.loads(answer.read(1 << 20)))
+        except Exception:  # whatever the other side does: what there is goes on being used
+            return None
+        if keys:
+            with self.lock:
+                self.keys, self.fetched_at = keys, self.now()
+        return keys
 
     @staticmethod
     def _read(key_set):

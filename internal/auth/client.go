@@ -8,7 +8,7 @@ import (
 // Client is an OAuth client that this gateway gives tokens to (RFC 6749, 2).
 // Times are unix milliseconds, 0 meaning "never" or "not".
 type Client struct {
-	ID            string // client_ + UUIDv7
+	ID            string // client_ + UUIDv7 + a tag, see secret.Tagged
 	Owner         string
 	Name          string
 	Environment   string

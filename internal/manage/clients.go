@@ -122,14 +122,18 @@ func (m *Manager) CreateClient(ctx context.Context, spec ClientSpec) (MadeClient
 	if err != nil {
 		return MadeClient{}, fmt.Errorf("making an id: %w", err)
 	}
+	minter, err := m.knowing(ctx)
+	if err != nil {
+		return MadeClient{}, err
+	}
 	var made MadeClient
 	if spec.JWKS == "" {
-		if made.Secret, err = m.mintSecret(ctx); err != nil {
+		if made.Secret, err = minter.MintKind(m.prefix, secret.ClientSecret); err != nil {
 			return MadeClient{}, err
 		}
 	}
 	made.Client = &auth.Client{
-		ID: "client_" + id.String(), Owner: spec.Owner, Name: spec.Name, Environment: spec.Environment, Scopes: spec.Scopes, Networks: spec.Networks,
+		ID: minter.Tagged("client_" + id.String()), Owner: spec.Owner, Name: spec.Name, Environment: spec.Environment, Scopes: spec.Scopes, Networks: spec.Networks,
 		Meta: spec.Meta, TokenLifetime: spec.TokenLifetime, JWKS: spec.JWKS,
 	}
 	err = m.change(ctx, func(tx *store.Tx) error {
@@ -151,14 +155,6 @@ func (m *Manager) CreateClient(ctx context.Context, spec ClientSpec) (MadeClient
 		return MadeClient{}, fmt.Errorf("creating a client: %w", err)
 	}
 	return made, nil
-}
-
-func (m *Manager) mintSecret(ctx context.Context) (auth.Secret, error) {
-	minter, err := m.knowing(ctx)
-	if err != nil {
-		return auth.Secret{}, err
-	}
-	return minter.MintKind(m.prefix, secret.ClientSecret)
 }
 
 // insertSecret adds a secret, if there is one, to a client and its hint to detail.
@@ -183,7 +179,11 @@ func (m *Manager) RotateClient(ctx context.Context, id string, overlap time.Dura
 	} else if err := secretable(c, time.Now().UnixMilli(), overlap); err != nil {
 		return MadeClient{}, err
 	}
-	text, err := m.mintSecret(ctx)
+	minter, err := m.knowing(ctx)
+	if err != nil {
+		return MadeClient{}, err
+	}
+	text, err := minter.MintKind(m.prefix, secret.ClientSecret)
 	if err != nil {
 		return MadeClient{}, err
 	}

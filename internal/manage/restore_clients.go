@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
@@ -20,8 +21,9 @@ type LostTokens struct {
 	Secrets []SecretRevival
 	// Tokens were revoked one by one.
 	Tokens []auth.AccessToken
-	// KeySets are clients whose public keys were changed since, as they are now.
-	KeySets []*auth.Client
+	// Edited are clients, as they are now, that had other public keys, more scopes
+	// or more networks.
+	Edited []*auth.Client
 	// AssertionKeys end, or have ended, and would not.
 	AssertionKeys []AssertionKeyRevival
 }
@@ -41,16 +43,17 @@ type SecretRevival struct {
 
 // TokenCount is how many things there are.
 func (l LostTokens) TokenCount() int {
-	return len(l.Clients) + len(l.Secrets) + len(l.Tokens) + len(l.KeySets) + len(l.AssertionKeys)
+	return len(l.Clients) + len(l.Secrets) + len(l.Tokens) + len(l.Edited) + len(l.AssertionKeys)
 }
 
 func (l LostTokens) same(o LostTokens) bool {
 	return slices.EqualFunc(l.Clients, o.Clients, func(a, b *auth.Client) bool { return a.ID == b.ID && a.State() == b.State() }) &&
-		slices.EqualFunc(l.KeySets, o.KeySets, func(a, b *auth.Client) bool { return a.ID == b.ID && a.JWKS == b.JWKS }) &&
+		slices.EqualFunc(l.Edited, o.Edited, func(a, b *auth.Client) bool { return a.ID == b.ID && !hadMore(a, b) && !hadMore(b, a) }) &&
 		slices.Equal(l.Secrets, o.Secrets) && slices.Equal(l.Tokens, o.Tokens) && slices.Equal(l.AssertionKeys, o.AssertionKeys)
 }
 
 func (l *LostTokens) collect(ctx context.Context, present, backup *store.DB) error {
+	at := time.Now().UnixMilli() // what had ended by then stays so
 	err := present.Clients(ctx, store.ClientFilter{}, func(c *auth.Client) error {
 		now, err := present.Client(ctx, c.ID)
 		if err != nil {
@@ -66,15 +69,15 @@ func (l *LostTokens) collect(ctx context.Context, present, backup *store.DB) err
 		if now.RevokedAt != 0 && then.RevokedAt == 0 || now.DisabledAt != 0 && then.DisabledAt == 0 && then.RevokedAt == 0 {
 			l.Clients = append(l.Clients, now)
 		}
-		if then.JWKS != "" && then.JWKS != now.JWKS && now.RevokedAt == 0 {
-			l.KeySets = append(l.KeySets, now)
+		if now.RevokedAt == 0 && hadMore(then, now) {
+			l.Edited = append(l.Edited, now)
 		}
 		for _, s := range then.Secrets {
 			end := int64(1)
 			if i := slices.IndexFunc(now.Secrets, func(x auth.ClientSecret) bool { return x.Fingerprint == s.Fingerprint }); i >= 0 {
 				end = now.Secrets[i].EndsAt
 			}
-			if end != 0 && later(s.EndsAt, end) {
+			if end != 0 && later(s.EndsAt, end) && later(s.EndsAt, at) {
 				l.Secrets = append(l.Secrets, SecretRevival{c.ID, s.Fingerprint, end})
 			}
 		}
@@ -83,7 +86,7 @@ func (l *LostTokens) collect(ctx context.Context, present, backup *store.DB) err
 	if err != nil {
 		return err
 	}
-	err = present.RevokedTokens(ctx, time.Now().UnixMilli(), func(t auth.AccessToken) error {
+	err = present.RevokedTokens(ctx, at, func(t auth.AccessToken) error {
 		then, err := backup.LookupToken(ctx, t.Fingerprint)
 		if err == nil && then.Token != nil && then.Token.RevokedAt == 0 {
 			l.Tokens = append(l.Tokens, t)
@@ -93,10 +96,17 @@ func (l *LostTokens) collect(ctx context.Context, present, backup *store.DB) err
 	if err != nil {
 		return err
 	}
-	return l.assertionKeys(ctx, present, backup)
+	return l.assertionKeys(ctx, present, backup, at)
 }
 
-func (l *LostTokens) assertionKeys(ctx context.Context, present, backup *store.DB) error {
+// hadMore reports whether a client could do more than it can now.
+func hadMore(then, now *auth.Client) bool {
+	scopes := strings.Join(then.Scopes, " ")
+	return then.JWKS != "" && then.JWKS != now.JWKS || auth.CommonScopes(scopes, strings.Join(now.Scopes, " ")) != scopes ||
+		len(now.Networks) > 0 && !slices.Equal(then.Networks, now.Networks)
+}
+
+func (l *LostTokens) assertionKeys(ctx context.Context, present, backup *store.DB, at int64) error {
 	now, err := present.AssertionKeys(ctx, nil)
 	if err != nil {
 		return err
@@ -110,7 +120,7 @@ func (l *LostTokens) assertionKeys(ctx context.Context, present, backup *store.D
 		if i := slices.IndexFunc(now, func(x auth.AssertionKey) bool { return x.ID == k.ID }); i >= 0 {
 			end = now[i].PublishedUntil
 		}
-		if end != 0 && later(k.PublishedUntil, end) {
+		if end != 0 && later(k.PublishedUntil, end) && later(k.PublishedUntil, at) {
 			l.AssertionKeys = append(l.AssertionKeys, AssertionKeyRevival{k.ID, end})
 		}
 	}
@@ -141,14 +151,16 @@ func (m *Manager) repeatTokens(ctx context.Context, l LostTokens, reason string)
 		_, err := m.RevokeOwnToken(ctx, t.Fingerprint, t.ID, t.ClientID, reason)
 		add(t.ID, err)
 	}
-	for _, c := range l.KeySets {
+	for _, c := range l.Edited {
 		var err error
 		if c.JWKS != "" {
-			_, err = m.EditClients(ctx, []string{c.ID}, func(s *ClientSpec) { s.JWKS = c.JWKS })
-		} else { // it went over to a secret that the backup may not have
+			_, err = m.EditClients(ctx, []string{c.ID}, func(s *ClientSpec) { s.JWKS, s.Scopes, s.Networks = c.JWKS, c.Scopes, c.Networks })
+		} else if then, found := m.db.Client(ctx, c.ID); found == nil && then.JWKS != "" { // it went over to a secret that the backup may not have
 			_, err = m.SetClientsDisabled(ctx, []string{c.ID}, true, reason)
+		} else {
+			_, err = m.EditClients(ctx, []string{c.ID}, func(s *ClientSpec) { s.Scopes, s.Networks = c.Scopes, c.Networks })
 		}
-		add("the old keys of "+c.ID, err)
+		add("what "+c.ID+" had", err)
 	}
 	for _, k := range l.AssertionKeys {
 		add("assertion key "+k.ID, m.endAssertionKey(ctx, k.ID, k.PublishedUntil))

@@ -59,17 +59,14 @@ func (s *Server) checkAssertion(ctx context.Context, p presented, c Caller, t th
 	if failure != nil {
 		return proof{}, failure
 	}
-	now := s.now()
-	lookups := s.failures.lookups
-	if wait := lookups.Left(t.address, now); wait > 0 && !s.credentials.KnowsClient(p.id, now) {
-		return proof{}, tooMany(wait)
+	leave, failure := t.enter(ctx, s.now())
+	if failure != nil {
+		return proof{}, failure
 	}
-	v := s.credentials.FindClient(ctx, p.id, now)
-	switch {
-	case v.Outcome == auth.CannotDecide:
+	defer leave()
+	v := s.credentials.FindClient(ctx, p.id, s.now())
+	if v.Outcome == auth.CannotDecide {
 		return proof{}, unavailable(v.Cause)
-	case v.Reason == auth.ReasonUnknown:
-		lookups.Add(t.address, now)
 	}
 	keys := keysOf(v)
 	signed, tried := s.verifySignature(token, keys)
@@ -145,22 +142,31 @@ func parseKeys(text string) []*jwt.Key {
 	return keys
 }
 
-// verifySignature tries the keys that have the token's kid, or no kid, or all
-// if the token has none. tried says that a signature was checked.
+// verifySignature checks a token with the one key that its kid names, or, if it
+// has none, with the only key that its algorithm goes with. tried says that
+// there was one: whoever the client is, one signature is checked.
 func (s *Server) verifySignature(t *jwt.Token, keys []*jwt.Key) (signed, tried bool) {
+	var key *jwt.Key
 	for _, k := range keys {
-		if t.KeyID != "" && k.ID != "" && t.KeyID != k.ID {
+		if !k.Fits(jwt.Canonical(t.Algorithm)) || t.KeyID != "" && k.ID != "" && t.KeyID != k.ID {
 			continue
 		}
-		r := t.Verify(k, jwt.DefaultAlgorithms())
-		if r != auth.ReasonAlgorithm {
-			s.checked()
+		if key != nil && t.KeyID == "" { // which of them?
+			return false, false
 		}
-		if tried = tried || r != auth.ReasonAlgorithm; r == auth.ReasonNone {
-			return true, true
+		if key == nil || k.ID == t.KeyID {
+			key = k
 		}
 	}
-	return false, tried
+	if key == nil {
+		return false, false
+	}
+	r := t.Verify(key, jwt.DefaultAlgorithms())
+	if r == auth.ReasonAlgorithm {
+		return false, false
+	}
+	s.checked()
+	return r == auth.ReasonNone, true
 }
 
 // decoys are public keys whose private parts nobody has.

@@ -37,8 +37,6 @@ func (credentials) VerifySecret(_ context.Context, text string, _ time.Time) aut
 	return auth.Verdict{Outcome: auth.Allow, Identity: auth.Identity{ClientID: goodID, Scopes: "a b:*"}}
 }
 
-func (credentials) KnowsClient(string, time.Time) bool { return false }
-
 func (credentials) FindClient(context.Context, string, time.Time) auth.Verdict {
 	return auth.Denied(auth.ReasonUnknown)
 }

@@ -47,8 +47,7 @@ func (*clients) VerifyKey(context.Context, string, time.Time) auth.Verdict {
 func (*clients) VerifySecret(context.Context, string, time.Time) auth.Verdict {
 	return auth.Denied(auth.ReasonUnknown)
 }
-func (*clients) KnowsClient(string, time.Time) bool { return false }
-func (*clients) Minter() *secret.Minter             { return nil }
+func (*clients) Minter() *secret.Minter { return nil }
 
 // TestAssertion_TheSameWorkForAll: whoever a client assertion is said to be of,
 // and whatever is wrong with its signature, one lookup and one check of a
@@ -65,8 +64,22 @@ func TestAssertion_TheSameWorkForAll(t *testing.T) {
 	}
 	b64 := base64.RawURLEncoding.EncodeToString
 	bodies := map[string]bool{}
-	for _, tc := range []struct{ client, kid string }{{"keyed", "k"}, {"keyed", "other"}, {"keyed", ""}, {"unkeyed", "k"}, {"disabled", "k"}, {"nobody", "k"}, {"nobody", ""}} {
-		known := &clients{jwks: fmt.Sprintf(`{"keys":[{"kty":"OKP","crv":"Ed25519","x":%q,"kid":"k"}]}`, b64(public))}
+	one := fmt.Sprintf(`{"kty":"OKP","crv":"Ed25519","x":%q,"kid":"k"}`, b64(public))
+	several := strings.Repeat(strings.Replace(one, `"k"`, `"other"`, 1)+",", 4) + one
+	for _, tc := range []struct{ client, kid, keys string }{
+		{"keyed", "k", one},
+		{"keyed", "unknown", one},
+		{"keyed", "", one},
+		{"keyed", "k", several},
+		{"keyed", "other", several},
+		{"keyed", "", several},
+		{"keyed", "unknown", several},
+		{"unkeyed", "k", one},
+		{"disabled", "k", one},
+		{"nobody", "k", one},
+		{"nobody", "", one},
+	} {
+		known := &clients{jwks: `{"keys":[` + tc.keys + `]}`}
 		checks := 0
 		s := New(Config{Issuer: "https://api.example.com"}, known, nil, NewFailures(), nil)
 		s.checked = func() { checks++ }

@@ -18,8 +18,6 @@ type Credentials interface {
 	VerifyKey(ctx context.Context, text string, now time.Time) auth.Verdict
 	// VerifySecret verifies a client's secret.
 	VerifySecret(ctx context.Context, text string, now time.Time) auth.Verdict
-	// KnowsClient reports whether FindClient needs no I/O.
-	KnowsClient(id string, now time.Time) bool
 	// FindClient returns the verdict on a client that has not proved to be it.
 	FindClient(ctx context.Context, id string, now time.Time) auth.Verdict
 	// Minter is nil until the store's secrets are known.
@@ -49,21 +47,21 @@ type Config struct {
 // DefaultExchangeLifetime is how long tokens live that keys were exchanged for.
 const DefaultExchangeLifetime = 5 * time.Minute
 
-// Failed attempts to be a client are counted for an address with a client, and
-// those that cost a lookup for the address. Beyond the rate they are told to
-// wait. What may still be good is looked at all the same, as far as that costs
-// no lookup: nobody can shut a client out that is at the same address.
-var (
-	pairRate   = limit.Rate{Every: time.Second, Burst: 30}
-	lookupRate = limit.Rate{Every: 100 * time.Millisecond, Burst: 100}
-)
+// Failed attempts to be a client are counted for an address with a client, who
+// is there or not. Beyond the rate the answer is to wait. What may still be good
+// is looked at all the same: nobody can shut a client out at its own address.
+var pairRate = limit.Rate{Every: time.Second, Burst: 30}
+
+// gateTime is how long an assertion of who failed too often waits for the one
+// signature that is checked at a time then.
+const gateTime = 200 * time.Millisecond
 
 const mostThrottled = 20_000
 
 // Failures counts failed attempts. It survives configurations.
 type Failures struct {
-	pairs   *limit.Local[pair]
-	lookups *limit.Local[netip.Addr] // of clients that are not there
+	pairs *limit.Local[pair]
+	gate  chan struct{}
 }
 
 type pair struct {
@@ -73,7 +71,7 @@ type pair struct {
 
 // NewFailures returns an empty count.
 func NewFailures() *Failures {
-	return &Failures{limit.NewLocal[pair](pairRate, mostThrottled), limit.NewLocal[netip.Addr](lookupRate, mostThrottled)}
+	return &Failures{limit.NewLocal[pair](pairRate, mostThrottled), make(chan struct{}, 1)}
 }
 
 // Server answers the requests of one configuration. It is safe for concurrent
@@ -113,9 +111,8 @@ type Caller struct {
 
 // throttle is one address, and who it says it is.
 type throttle struct {
-	s       *Server
-	address netip.Addr
-	pair    pair
+	s    *Server
+	pair pair
 }
 
 func (s *Server) throttleOf(c Caller, clientID string) throttle {
@@ -126,7 +123,7 @@ func (s *Server) throttleOf(c Caller, clientID string) throttle {
 		}
 	}
 	fp := auth.FingerprintOf(clientID)
-	return throttle{s, address, pair{address, [16]byte(fp[:16])}}
+	return throttle{s, pair{address, [16]byte(fp[:16])}}
 }
 
 // failure is the answer to who failed: to wait, if that was too often.
@@ -136,6 +133,24 @@ func (t throttle) failure(f *Failure, now time.Time) *Failure {
 	}
 	t.s.failures.pairs.Add(t.pair, now)
 	return f
+}
+
+// enter lets one request at a time through of those that failed too often, each
+// for a while. leave is nil if it is not its turn.
+func (t throttle) enter(ctx context.Context, now time.Time) (leave func(), failure *Failure) {
+	wait := t.s.failures.pairs.Left(t.pair, now)
+	if wait == 0 {
+		return func() {}, nil
+	}
+	timer := time.NewTimer(gateTime)
+	defer timer.Stop()
+	select {
+	case t.s.failures.gate <- struct{}{}:
+		return func() { <-t.s.failures.gate }, nil
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return nil, tooMany(wait)
 }
 
 // CheckIssuer says what is wrong with an issuer (RFC 8414, 2): https, or http on

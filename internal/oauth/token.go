@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -237,17 +238,40 @@ func checkExchange(f form) *Failure {
 // checkTarget refuses who asks for a token for somebody else (RFC 8707, 2;
 // RFC 8693, 2.1): a token is for all that this gateway protects.
 func checkTarget(f form, c Caller) *Failure {
-	for _, name := range repeatable {
-		for _, wanted := range f[name] {
-			ours := func(resource string) bool {
-				return strings.TrimSuffix(wanted, "/") == resource || strings.HasPrefix(wanted, resource+"/")
-			}
-			if !slices.ContainsFunc(c.Resources, ours) {
-				return bad(invalidTarget, "tokens are for this gateway only")
-			}
+	for _, resource := range f["resource"] {
+		if !slices.ContainsFunc(c.Resources, func(ours string) bool { return within(resource, ours) }) {
+			return bad(invalidTarget, "tokens are for this gateway only")
+		}
+	}
+	for _, audience := range f["audience"] {
+		if !slices.Contains(c.Resources, strings.TrimSuffix(audience, "/")) {
+			return bad(invalidTarget, "tokens are for this gateway only")
 		}
 	}
 	return nil
+}
+
+// within reports whether a resource is one of ours, or a path below it: an
+// absolute URI without fragment (RFC 8707, 2) that has one reading.
+func within(resource, ours string) bool {
+	a, err1 := url.Parse(resource)
+	b, err2 := url.Parse(ours)
+	if err1 != nil || err2 != nil || a.Opaque != "" || a.User != nil || a.RawQuery != "" || strings.ContainsAny(resource, "#\\% ") {
+		return false
+	}
+	if a.Scheme != b.Scheme || !strings.EqualFold(a.Host, b.Host) { // schemes are folded
+		return false
+	}
+	rest, ok := strings.CutPrefix(a.Path, b.Path)
+	if !ok || rest != "" && rest[0] != '/' {
+		return false
+	}
+	for part := range strings.SplitSeq(strings.Trim(rest, "/"), "/") {
+		if part == "." || part == ".." || part == "" && strings.Contains(rest, "//") {
+			return false
+		}
+	}
+	return true
 }
 
 // narrowBoth leaves what a client has of a key's scopes.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -263,4 +264,46 @@ func TestExamples_Clients(t *testing.T) {
 	}
 	g.upstream.take()
 	g.want(g.bearer(last), 401, auth.CodeInvalidCredential)
+}
+
+// TestExamples_KeysAway: a service that can't have the gateway's keys, or is told
+// nonsense, answers 503, never 200 and never that the assertion is bad; when the
+// keys are there again it goes on.
+func TestExamples_KeysAway(t *testing.T) {
+	for name, command := range map[string][]string{"python": {systemPython, "-B", "server.py"}, "php": {"php", "server.php"}, "node": {"node", "server.mjs"}} {
+		t.Run(name, func(t *testing.T) {
+			g := start(t, options{auth: fmt.Sprintf(withAssertion, ""), site: "auth_wellknown\nauth"})
+			saw := g.ok(g.do("GET", "/", "X-API-Key", g.plainKey()))
+			for what, body := range map[string]string{"no set": "5", "an empty set": `{"keys":[]}`, "members that are none": `{"keys":[1,{"kid":7},{"kid":"a","alg":"EdDSA","crv":"Ed25519","x":"AA"},{"kid":"b","alg":"ES256","crv":"P-256","x":"!"}]}`, "deep": strings.Repeat("[", 50_000), "HTML": "<p>"} {
+				keys := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					w.Header().Set("Content-Type", "application/json")
+					_, _ = io.WriteString(w, body)
+				}))
+				addr := freeAddr(t)
+				program := command
+				if name == "php" {
+					program = []string{"php", "-S", addr, "server.php"}
+				}
+				run(t, exampleDir(t, name), append(os.Environ(), "KEYS_URL="+keys.URL, "AUDIENCE=orders", "PORT="+port(addr), "TMPDIR="+t.TempDir()), program...)
+				var a answer
+				eventually(t, "the service answers", func() bool {
+					r, err := http.NewRequest("GET", "http://"+addr+"/", nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					r.Header.Set("X-Auth-Assertion", saw.Header.Get("X-Auth-Assertion"))
+					res, err := http.DefaultTransport.RoundTrip(r)
+					if err != nil {
+						return false
+					}
+					a = readAnswer(t, res)
+					return true
+				})
+				if a.Status != http.StatusServiceUnavailable {
+					t.Errorf("%s: %d %s", what, a.Status, a.Body)
+				}
+				keys.Close()
+			}
+		})
+	}
 }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -117,6 +118,28 @@ func TestStreams_OfOwnTokens(t *testing.T) {
 	}
 	first, second, third := g.token(c, ""), g.token(c, ""), g.token(other, "")
 	byToken, byClient, bystander := open("/events", first), open("/download", second), open("/events", third)
+	exchanged := func(owner string, k manage.Made) *stream {
+		t.Helper()
+		var got struct {
+			Token string `json:"access_token"`
+		}
+		a := g.form("/oauth/token", exchangeForm(k.Text.Reveal(), ""), "Authorization", of(g.client(manage.ClientSpec{Owner: owner})))
+		if err := json.Unmarshal([]byte(a.Body), &got); err != nil || got.Token == "" {
+			t.Fatalf("%d %s", a.Status, a.Body)
+		}
+		return open("/events", got.Token)
+	}
+	k := g.key(manage.KeySpec{Owner: "keys", Scopes: []string{"orders:read"}})
+	byKey, byClientsOwner := exchanged("four", k), exchanged("three", g.key(manage.KeySpec{Owner: "keys", Scopes: []string{"orders:read"}}))
+	if _, err := g.manager().SetOwnerDisabled(t.Context(), "three", true, ""); err != nil {
+		t.Fatal(err)
+	}
+	byClientsOwner.wantEnd(u, "its client's owner was disabled")
+	byKey.wantOpen(u, "another client's owner was disabled")
+	if _, err := g.manager().Revoke(t.Context(), []string{k.Key.ID}, ""); err != nil {
+		t.Fatal(err)
+	}
+	byKey.wantEnd(u, "its key was revoked")
 	if a := g.form("/oauth/revoke", "token="+first, "Authorization", of(c)); a.Status != 200 {
 		t.Fatalf("%d %s", a.Status, a.Body)
 	}
