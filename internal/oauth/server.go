@@ -49,12 +49,12 @@ const DefaultExchangeLifetime = 5 * time.Minute
 
 // Failed attempts to be a client are counted for an address with a client, who
 // is there or not. Beyond the rate the answer is to wait. What may still be good
-// is looked at all the same: nobody can shut a client out at its own address.
-var pairRate = limit.Rate{Every: time.Second, Burst: 30}
+// is looked at all the same: who is at a client's address can't shut it out.
+var pairRate = limit.Rate{Every: time.Second, Burst: 60}
 
 // gateTime is how long an assertion of who failed too often waits for the one
 // signature that is checked at a time then.
-const gateTime = 200 * time.Millisecond
+const gateTime = time.Second
 
 const mostThrottled = 20_000
 
