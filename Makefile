@@ -37,9 +37,9 @@ fuzz: ## Every fuzz target for FUZZTIME (default 30s)
 	test/fuzz.sh $${FUZZTIME:-30s}
 
 bench-micro: ## Go benchmarks and their allocations
-	$(GO) test -run '^$$' -bench . -benchmem ./internal/verifier ./internal/jwt ./internal/cache ./internal/redact ./caddymodule
+	$(GO) test -run '^$$' -bench . -benchmem ./internal/verifier ./internal/jwt ./internal/assertion ./internal/cache ./internal/redact ./caddymodule
 
-bench: deps ## CPU per request against plain Caddy, both loaded at once (some eight minutes); writes docs/benchmarks.*
+bench: deps ## CPU per request against plain Caddy, both loaded at once (some sixteen minutes); writes docs/benchmarks.*
 	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/load ./test/load
 	$(BIN)/load -write docs
 
