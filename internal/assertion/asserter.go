@@ -116,6 +116,9 @@ func NewAsserter(r Rules) (*Asserter, error) {
 // Algorithm is what the assertions are signed with.
 func (a *Asserter) Algorithm() string { return a.rules.Algorithm }
 
+// Audience is whom the assertions are for.
+func (a *Asserter) Audience() string { return a.rules.Audience }
+
 // Assert returns an assertion for a request of an identity, whose credential
 // has a fingerprint. path is what the upstream sees of the target before "?".
 // Without a key to sign with it is auth.ErrUnavailable.
