@@ -309,6 +309,9 @@ func (a *App) Start() error {
 		return err
 	}
 	a.rt.ensureAssertionKeys()
+	if len(a.settings.assertions) > 0 && !a.authority.documents {
+		a.log.Warn("assertions are signed, but no site has auth_wellknown: upstreams can't read the keys from this gateway")
+	}
 	return nil
 }
 

@@ -92,6 +92,7 @@ type authority struct {
 	endpoints oauth.Endpoints // as handlers make them known while they are provisioned
 	resources []string        // that have a document
 	issuers   []string        // whose tokens are taken, beside our own
+	documents bool            // some site has auth_wellknown
 }
 
 func (a *App) newAuthority() *authority {

@@ -64,6 +64,7 @@ func (k *WellKnown) Provision(ctx caddy.Context) error {
 	}
 	k.app = app.(*App)
 	a := k.app.authority
+	a.documents = true
 	k.documents = map[string]func() (any, bool){oauth.JWKSPath: k.keySet}
 	if a.issuer != "" {
 		if err := k.add(oauth.ServerMetadataPath, a.issuer, func() (any, bool) { return a.ServerMetadata(a.endpoints), a.endpoints.Token != "" }); err != nil {

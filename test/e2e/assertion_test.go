@@ -265,6 +265,20 @@ func TestAssertion_Sites(t *testing.T) {
 	}
 }
 
+// TestAssertion_WarnsOfHiddenKeys: a load says that nobody can check what is
+// signed.
+func TestAssertion_WarnsOfHiddenKeys(t *testing.T) {
+	const warning = "no site has auth_wellknown"
+	g := start(t, options{auth: fmt.Sprintf(withAssertion, ""), site: "auth"})
+	if !strings.Contains(g.logs(), warning) {
+		t.Error("no warning")
+	}
+	g = start(t, options{auth: fmt.Sprintf(withAssertion, ""), site: "auth_wellknown\nauth"})
+	if strings.Contains(g.logs(), warning) {
+		t.Error("a warning for nothing")
+	}
+}
+
 // TestAssertion_Refused: what can't be right is refused at load.
 func TestAssertion_Refused(t *testing.T) {
 	g := start(t, options{site: "auth"})
