@@ -129,4 +129,3 @@ func (s *session) printClient(v clientView) error {
 	}
 	return tab.Flush()
 }
-
