@@ -192,53 +192,24 @@ func clientShow(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	v := viewClient(c)
-	if s.json {
-		return printJSON(s.out, v)
-	}
-	if err := s.printClient(v); err != nil {
+	if err := s.printClient(c); err != nil || s.json {
 		return err
 	}
 	story, err := o.storyOfClient(ctx, c)
 	if err != nil {
 		return err
 	}
-	for _, e := range story {
-		if err := s.printAudit(e); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.printStory(story)
 }
 
 func clientFind(ctx context.Context, s *session) error {
-	if err := s.wantArgs(0, 0, "no arguments: the secret is typed or piped in, so that no history keeps it"); err != nil {
-		return err
-	}
-	texts, err := s.readSecrets("secret: ")
-	if err != nil {
-		return err
-	}
-	o, err := s.open(ctx)
-	if err != nil {
-		return err
-	}
-	defer o.db.Close()
-	for _, text := range texts {
+	return s.find(ctx, "secret", func(o *opened, text auth.Secret) error {
 		c, err := o.FindClient(ctx, text)
 		if err != nil {
 			return err
 		}
-		if v := viewClient(c); s.json {
-			err = printJSON(s.out, v)
-		} else {
-			err = s.printClient(v)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		return s.printClient(c)
+	})
 }
 
 func clientEdit(ctx context.Context, s *session) error {

@@ -95,7 +95,12 @@ func (t *clientTable) add(c *auth.Client) error {
 	return err
 }
 
-func (s *session) printClient(v clientView) error {
+// printClient prints everything about one client.
+func (s *session) printClient(c *auth.Client) error {
+	v := viewClient(c)
+	if s.json {
+		return printJSON(s.out, v)
+	}
 	proves := "a secret"
 	if v.HasKeys {
 		proves = "signed assertions"

@@ -329,6 +329,10 @@ func keyShow(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
+	return s.printStory(story)
+}
+
+func (s *session) printStory(story []store.AuditEntry) error {
 	for _, e := range story {
 		if err := s.printAudit(e); err != nil {
 			return err
@@ -338,10 +342,21 @@ func keyShow(ctx context.Context, s *session) error {
 }
 
 func keyFind(ctx context.Context, s *session) error {
-	if err := s.wantArgs(0, 0, "no arguments: the key is typed or piped in, so that no history keeps it"); err != nil {
+	return s.find(ctx, "key", func(o *opened, text auth.Secret) error {
+		k, err := o.Find(ctx, text)
+		if err != nil {
+			return err
+		}
+		return s.printKey(k)
+	})
+}
+
+// find shows what has each of the texts that are typed or piped in.
+func (s *session) find(ctx context.Context, what string, show func(*opened, auth.Secret) error) error {
+	if err := s.wantArgs(0, 0, "no arguments: the "+what+" is typed or piped in, so that no history keeps it"); err != nil {
 		return err
 	}
-	texts, err := s.readSecrets("key: ")
+	texts, err := s.readSecrets(what + ": ")
 	if err != nil {
 		return err
 	}
@@ -351,11 +366,7 @@ func keyFind(ctx context.Context, s *session) error {
 	}
 	defer o.db.Close()
 	for _, text := range texts {
-		k, err := o.Find(ctx, text)
-		if err != nil {
-			return err
-		}
-		if err := s.printKey(k); err != nil {
+		if err := show(o, text); err != nil {
 			return err
 		}
 	}

@@ -24,13 +24,6 @@ const (
 	temporarilyUnavailable = "temporarily_unavailable"
 )
 
-// Codes lists every error code there is.
-func Codes() []string {
-	return []string{
-		invalidRequest, invalidClient, unauthorizedClient, unsupportedGrantType, invalidScope, invalidTarget, unsupportedTokenType, temporarilyUnavailable,
-	}
-}
-
 // Failure is why a request was refused. Code and Description go to the client,
 // Reason and ClientID to the log; none of them holds a secret.
 type Failure struct {
