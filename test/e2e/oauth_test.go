@@ -521,6 +521,9 @@ func TestToken_IsNothingElse(t *testing.T) {
 	if logs := g.logs(); strings.Contains(logs, token[6:40]) || strings.Contains(logs, secret[6:40]) {
 		t.Error("a part of a token or a secret was logged")
 	}
+	if stored := g.file("auth.db") + g.file("auth.db-wal"); !strings.Contains(stored, c.Client.ID) || strings.Contains(stored, token[6:30]) || strings.Contains(stored, secret[6:30]) {
+		t.Error("the store holds a token or a secret, or was not looked at")
+	}
 	eventually(t, "the leaks are told", func() bool {
 		text := g.logs()
 		return strings.Contains(text, "token.leaked") && strings.Contains(text, "client_secret.leaked")
