@@ -81,6 +81,10 @@ type App struct {
 	// The gateway as an authorization server, for auth_token and its siblings.
 	TokenEndpoint *TokenEndpoint `json:"token_endpoint,omitempty"`
 
+	// Credentials of the gateway's own toward upstreams, by a name for the
+	// transport auth_outbound.
+	Outbound map[string]*OutboundConfig `json:"outbound,omitempty"`
+
 	// How many refusals a second are answered at once; more wait for their turn,
 	// at most half a second. Default: 1000. Negative: all.
 	RefusalRate int `json:"refusal_rate,omitempty"`
@@ -110,6 +114,7 @@ type App struct {
 	rt       *runtime
 	settings *settings
 	issuers  *issuers
+	outbound *ownCredentials
 
 	authority *authority
 
@@ -171,7 +176,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := metrics.register(ctx.GetMetricsRegistry()); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
 	}
-	if err := a.provisionIssuers(); err != nil {
+	if err := errors.Join(a.provisionIssuers(), a.provisionOutbound()); err != nil {
 		return err
 	}
 	backend, err := a.loadStore(ctx)
@@ -309,6 +314,7 @@ func (a *App) Start() error {
 		return err
 	}
 	a.rt.ensureAssertionKeys()
+	a.outbound.start()
 	if len(a.settings.assertions) > 0 && !a.authority.documents {
 		a.log.Warn("assertions are signed, but no site has auth_wellknown: upstreams can't read the keys from this gateway")
 	}
@@ -331,6 +337,9 @@ func (a *App) Cleanup() error {
 	}
 	if a.issuers != nil {
 		errs = append(errs, a.issuers.release())
+	}
+	if a.outbound != nil {
+		errs = append(errs, a.outbound.release())
 	}
 	if a.held.redis {
 		_, err := redisClients.Delete(a.redisKey)

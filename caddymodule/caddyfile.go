@@ -40,7 +40,8 @@ var repeatable = map[string]bool{
 	"public": true, "allow_query": true, "refuse_query": true, "require_scope": true, "allow_jwt_path": true,
 	"map": true, "strip": true, "keep": true,
 	"scope": true, "any_scope": true, "subject": true, "environment": true, "method": true, "meta": true,
-	"issuer": true, "introspection": true, // each by its name
+	"issuer": true, "introspection": true, "outbound": true, // each by its name
+	"scopes": true, "resource": true,
 	"audience": true, "algorithms": true, "required_claims": true, "meta_claims": true,
 }
 
@@ -83,6 +84,7 @@ func block(d *caddyfile.Dispenser, what string, each map[string]func(*caddyfile.
 //		issuer <name> {...}
 //		introspection <name> {...}
 //		token_endpoint [<issuer>] {...}
+//		outbound <name> {...}
 //		key_prefix <text>
 //		key_header <names...>
 //		refuse_query <names...>
@@ -112,6 +114,7 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 		"issuer":           app.parseIssuer,
 		"introspection":    app.parseIntrospection,
 		"token_endpoint":   app.parseTokenEndpoint,
+		"outbound":         app.parseOutbound,
 		"key_prefix":       text(&app.KeyPrefix),
 		"key_header":       words(&app.KeyHeaders),
 		"refuse_query":     words(&app.RefuseQuery),

@@ -104,7 +104,7 @@ func newName[T any](d *caddyfile.Dispenser, what string, have map[string]T) (nam
 	if !d.AllArgs(&name) {
 		return "", d.ArgErr()
 	}
-	if err := verifier.CheckIssuerName(name); err != nil {
+	if err := verifier.CheckName(what, name); err != nil {
 		return "", d.Errf("%v", err)
 	}
 	if _, twice := have[name]; twice {

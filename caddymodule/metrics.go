@@ -49,7 +49,11 @@ type collectors struct {
 	bells            *prometheus.CounterVec
 	ended            *prometheus.CounterVec
 	issuerUp         *prometheus.GaugeVec
-	state            stateCollector
+
+	outboundRefreshes *prometheus.CounterVec
+	outboundFailures  *prometheus.CounterVec
+	outboundRefused   *prometheus.CounterVec
+	state             stateCollector
 }
 
 func newCollectors() *collectors {
@@ -95,6 +99,15 @@ func newCollectors() *collectors {
 		issuerUp: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: ns, Name: "issuer_up", Help: "Whether an issuer answered when it was asked last, by its name in the configuration.",
 		}, []string{"issuer"}),
+		outboundRefreshes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: ns, Name: "outbound_refreshes_total", Help: "Tokens got for upstreams, from the token endpoint or from the gateway that had asked it.",
+		}, []string{"outbound", "from"}),
+		outboundFailures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: ns, Name: "outbound_failures_total", Help: "Attempts to get a token for upstreams that failed, by cause.",
+		}, []string{"outbound", "cause"}),
+		outboundRefused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: ns, Name: "outbound_refused_total", Help: "Tokens that an upstream refused with 401, by whether another was fetched.",
+		}, []string{"outbound", "result"}),
 		allowed: map[auth.Method]prometheus.Counter{},
 	}
 	for _, method := range auth.Methods() {
@@ -116,7 +129,7 @@ func newCollectors() *collectors {
 // register makes the collectors known to a configuration's registry. Another
 // app of the same configuration may have done so.
 func (m *collectors) register(reg prometheus.Registerer) error {
-	for _, c := range []prometheus.Collector{m.requests, m.lookupsVec, m.secondsVec, m.refused, m.leaks, m.suppressed, m.slowed, m.issued, m.endpointRefusals, m.lag, m.bells, m.ended, m.issuerUp, m.state} {
+	for _, c := range []prometheus.Collector{m.requests, m.lookupsVec, m.secondsVec, m.refused, m.leaks, m.suppressed, m.slowed, m.issued, m.endpointRefusals, m.lag, m.bells, m.ended, m.issuerUp, m.outboundRefreshes, m.outboundFailures, m.outboundRefused, m.state} {
 		var dup prometheus.AlreadyRegisteredError
 		if err := reg.Register(c); err != nil && !errors.As(err, &dup) {
 			return err
@@ -158,11 +171,15 @@ var (
 	descRedisUp = stateDesc("redis_up", "Whether Redis answered when it was last asked. Absent without Redis.")
 	descTrusted = stateDesc("trusted", "Whether cached verdicts are trusted: 0 means 503 for every key.")
 	descCached  = stateDesc("cache_entries", "Entries in the memory tier.", "kind")
+
+	descTokenAge   = stateDesc("outbound_token_age_seconds", "How long ago the token in use was asked for. Absent without one that is good.", "outbound")
+	descTokenLeft  = stateDesc("outbound_token_expires_in_seconds", "How long the token in use is good. Absent without one.", "outbound")
+	descSecretGood = stateDesc("outbound_secret_file_ok", "Whether a watched file held a usable secret when it was last read: 0 means an older one is used.", "outbound")
 )
 
 // Describe implements prometheus.Collector.
 func (stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descLookAge, descBeatAge, descStreams, descSeq, descStoreUp, descRedisUp, descTrusted, descCached} {
+	for _, d := range []*prometheus.Desc{descLookAge, descBeatAge, descStreams, descSeq, descStoreUp, descRedisUp, descTrusted, descCached, descTokenAge, descTokenLeft, descSecretGood} {
 		ch <- d
 	}
 }
@@ -194,6 +211,17 @@ func (stateCollector) Collect(ch chan<- prometheus.Metric) {
 	good, bad := rt.memory.Len()
 	gauge(descCached, float64(good), "identity")
 	gauge(descCached, float64(bad), "denial")
+	for name, s := range ownInUse.byName() {
+		if s.tokens != nil {
+			if st, ok := s.tokens.Status(); ok {
+				gauge(descTokenAge, now.Sub(st.Issued).Seconds(), name)
+				gauge(descTokenLeft, st.Expires.Sub(now).Seconds(), name)
+			}
+		}
+		if s.file != nil {
+			gauge(descSecretGood, bit(s.file.Good()), name)
+		}
+	}
 }
 
 func bit(b bool) float64 {

@@ -39,6 +39,7 @@ var levels = map[string]int{
 	"internal/manage":          3,
 	"internal/oauth":           3,
 	"internal/assertion":       3,
+	"internal/outbound":        3,
 	"caddymodule":              4,
 	"upstream":                 4,
 	"examples/go":              5,

@@ -1,5 +1,7 @@
 package auth
 
+import "strings"
+
 // AppendFolded appends a header name as CGI, WSGI and PHP fold it: letters in
 // lower case, and '_' for all that is no letter or digit.
 func AppendFolded(dst []byte, name string) []byte {
@@ -15,4 +17,20 @@ func AppendFolded(dst []byte, name string) []byte {
 		dst = append(dst, c)
 	}
 	return dst
+}
+
+// FieldName reports whether s can name a header (RFC 9110, 5.6.2: a token).
+func FieldName(s string) bool {
+	if s == "" {
+		return false
+	}
+	for i := range len(s) {
+		switch b := s[i]; {
+		case b >= '0' && b <= '9', b|0x20 >= 'a' && b|0x20 <= 'z':
+		case strings.IndexByte("!#$%&'*+-.^_`|~", b) >= 0:
+		default:
+			return false
+		}
+	}
+	return true
 }

@@ -1,5 +1,7 @@
 package auth
 
+import "time"
+
 // Code is the machine-readable name of a refusal, as clients see it.
 type Code string
 
@@ -15,6 +17,12 @@ const (
 	CodeNotAllowed        Code = "not_allowed"
 	CodeTooEarly          Code = "too_early"
 	CodeUnavailable       Code = "verification_unavailable"
+
+	// CodeUpstreamUnavailable and CodeUpstreamRefused: the caller may pass, but
+	// the gateway has no credential of its own for the upstream: it can't be got
+	// now, or is refused to it.
+	CodeUpstreamUnavailable Code = "upstream_credential_unavailable"
+	CodeUpstreamRefused     Code = "upstream_credential_refused"
 )
 
 // Refusal is an answer to a client other than letting it through. Detail is
@@ -25,6 +33,10 @@ type Refusal struct {
 	Detail string
 	Reason string
 	Scopes string // the scopes that would do, for insufficient_scope
+
+	// RetryAfter is when it may be worth while to try again, where nothing could
+	// be decided. 0: soon.
+	RetryAfter time.Duration
 }
 
 // Error makes a Refusal usable where Caddy wants an error. It contains no

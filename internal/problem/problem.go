@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -36,6 +37,9 @@ var kinds = map[auth.Code]kind{
 	auth.CodeNotAllowed:        {http.StatusForbidden, "Not allowed"},
 	auth.CodeTooEarly:          {http.StatusTooEarly, "Too early"},
 	auth.CodeUnavailable:       {http.StatusServiceUnavailable, "Verification unavailable"},
+
+	auth.CodeUpstreamUnavailable: {http.StatusServiceUnavailable, "Upstream credential unavailable"},
+	auth.CodeUpstreamRefused:     {http.StatusBadGateway, "Upstream credential refused"},
 }
 
 // Status returns the status of a refusal; 500 for one nobody knows.
@@ -92,7 +96,7 @@ func (p *Writer) SetHeaders(h http.Header, r *auth.Refusal) int {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		h.Set("WWW-Authenticate", p.challenge(r))
 	case http.StatusServiceUnavailable:
-		h.Set("Retry-After", strconv.Itoa(retryAfter))
+		h.Set("Retry-After", strconv.Itoa(max(retryAfter, int(math.Ceil(r.RetryAfter.Seconds())))))
 	}
 	return status
 }

@@ -25,6 +25,9 @@ type Masker struct {
 
 	imported map[any]*auth.Imported // guarded by mu
 	keys     atomic.Pointer[[]*auth.Imported]
+
+	secrets  map[any][]auth.Secret // guarded by mu
+	literals atomic.Pointer[[]string]
 }
 
 // maskedNames is immutable.
@@ -186,7 +189,7 @@ var masked = []string{Mark}
 
 // String returns what may be logged of any text: a target, a URL or prose.
 func (m *Masker) String(s string) string {
-	s = m.maskImported(s)
+	s = m.maskImported(m.maskLiterals(s))
 	if m.clean(s) {
 		return s
 	}

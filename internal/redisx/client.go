@@ -255,6 +255,23 @@ func (c *Client) Set(ctx context.Context, name string, value []byte, ttl time.Du
 	return err
 }
 
+// SetIf stores a value for ttl only if there is one of that name, or only if
+// there is none, and reports whether it did.
+func (c *Client) SetIf(ctx context.Context, exists bool, name string, value []byte, ttl time.Duration) (bool, error) {
+	mode := "NX"
+	if exists {
+		mode = "XX"
+	}
+	out, err := c.call(ctx, "writing to", c.writes, &c.lastWrite, func(ctx context.Context, rdb redis.UniversalClient) ([]byte, error) {
+		err := rdb.SetArgs(ctx, name, value, redis.SetArgs{Mode: mode, TTL: ttl}).Err()
+		if errors.Is(err, redis.Nil) { // an answer
+			return nil, nil
+		}
+		return []byte{1}, err
+	})
+	return err == nil && out != nil, err
+}
+
 // Ping asks whether the server answers.
 func (c *Client) Ping(ctx context.Context) error {
 	_, err := c.call(ctx, "asking", c.reads, &c.lastRead, func(ctx context.Context, rdb redis.UniversalClient) ([]byte, error) {

@@ -45,7 +45,7 @@ func NewSources(headers []string) (*Sources, error) {
 	s := &Sources{folded: map[string]bool{}}
 	var ways []string
 	for _, h := range headers {
-		if !validFieldName(h) {
+		if !auth.FieldName(h) {
 			return nil, auth.Invalidf("header %q is not a field name", h)
 		}
 		name := http.CanonicalHeaderKey(h)
@@ -176,7 +176,7 @@ func isBearer(value string) bool {
 // other than Bearer: a token, one or more spaces, then something.
 func foreignScheme(value string) bool {
 	scheme, rest, ok := strings.Cut(value, " ")
-	return ok && validFieldName(scheme) && !strings.EqualFold(scheme, "bearer") && strings.Trim(rest, " \t") != ""
+	return ok && auth.FieldName(scheme) && !strings.EqualFold(scheme, "bearer") && strings.Trim(rest, " \t") != ""
 }
 
 // hidesKey reports whether a value holds a text shaped like one of our keys,
@@ -223,22 +223,6 @@ func isB64Token(s string) bool {
 		switch b := trimmed[i]; {
 		case b >= '0' && b <= '9', b|0x20 >= 'a' && b|0x20 <= 'z':
 		case strings.IndexByte("-._~+/", b) >= 0:
-		default:
-			return false
-		}
-	}
-	return true
-}
-
-// validFieldName is RFC 9110's token.
-func validFieldName(s string) bool {
-	if s == "" {
-		return false
-	}
-	for i := range len(s) {
-		switch b := s[i]; {
-		case b >= '0' && b <= '9', b|0x20 >= 'a' && b|0x20 <= 'z':
-		case strings.IndexByte("!#$%&'*+-.^_`|~", b) >= 0:
 		default:
 			return false
 		}

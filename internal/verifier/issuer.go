@@ -132,14 +132,18 @@ func (i *Issuer) readNames() error {
 func (i *Issuer) Name() string { return i.rules.Name }
 
 // CheckIssuerName says what is wrong with the name of an issuer.
-func CheckIssuerName(name string) error {
+func CheckIssuerName(name string) error { return CheckName("issuer", name) }
+
+// CheckName says what is wrong with the name that a configuration gives to
+// something.
+func CheckName(what, name string) error {
 	good := len(name) > 0 && len(name) <= 64
 	for i := range len(name) {
 		c := name[i]
 		good = good && (auth.IsBase62(c) || i > 0 && (c == '-' || c == '_' || c == '.'))
 	}
 	if !good {
-		return auth.Invalidf("issuer name %q: want a letter or digit, then up to 63 letters, digits, dots, - or _", name)
+		return auth.Invalidf("%s name %q: want a letter or digit, then up to 63 letters, digits, dots, - or _", what, name)
 	}
 	return nil
 }

@@ -275,7 +275,7 @@ func UndecidedRefusal(cause error) *auth.Refusal {
 }
 
 func printableToken(s string) string {
-	if validFieldName(s) && len(s) <= 32 {
+	if auth.FieldName(s) && len(s) <= 32 {
 		return s
 	}
 	return "it in upper case"

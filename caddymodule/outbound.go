@@ -1,0 +1,445 @@
+package caddymodule
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"regexp"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/fetch"
+	"github.com/caddy-auth/caddy-auth/internal/outbound"
+	"github.com/caddy-auth/caddy-auth/internal/verifier"
+)
+
+// OutboundConfig is a credential of the gateway's own toward upstreams, for
+// the transport auth_outbound: tokens that it gets as an OAuth client
+// (RFC 6749, 4.4), or a header with a key.
+type OutboundConfig struct {
+	// Where tokens are got: https, or http on this machine.
+	TokenURL string `json:"token_url,omitempty"`
+	// The gateway's id there.
+	ClientID string `json:"client_id,omitempty"`
+	// The client's secret or, for private_key_jwt, its private key (PEM or JWK).
+	// Use a placeholder: what stands here is shown by the admin API. {env.X} is
+	// read once, {file.X} is watched.
+	ClientSecret string `json:"client_secret,omitempty"`
+	// A file with it, which is watched.
+	ClientSecretFile string `json:"client_secret_file,omitempty"`
+	// How the client says who it is: "basic" (the default), "post" or
+	// "private_key_jwt".
+	Auth string `json:"auth,omitempty"`
+	// The private key's id there. Default: the JWK's own, none for PEM.
+	KeyID string `json:"key_id,omitempty"`
+	// What it signs with: RS256, PS256, ES256, ES384 or EdDSA. Default: the
+	// JWK's own, else by the key; RS256 for RSA.
+	Algorithm string `json:"algorithm,omitempty"`
+	// Whom signed assertions are for. Default: token_url; some servers want their
+	// issuer.
+	AssertionAudience string `json:"assertion_audience,omitempty"`
+	// The scopes that are asked for.
+	Scopes []string `json:"scopes,omitempty"`
+	// What the token is for, where the server wants to know.
+	Audiences []string `json:"audiences,omitempty"`
+	// The same as URIs (RFC 8707).
+	Resources []string `json:"resources,omitempty"`
+	// How long before its end a token is refreshed; at most half of its life.
+	// Default: 1m.
+	RefreshBefore caddy.Duration `json:"refresh_before,omitempty"`
+	// How long the token endpoint may take to answer. Default: 5s.
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+
+	// A key in a header, instead of all that.
+	Header *OutboundHeader `json:"header,omitempty"`
+}
+
+// OutboundHeader is a key that the upstream wants in a header.
+type OutboundHeader struct {
+	// The header's name.
+	Name string `json:"name,omitempty"`
+	// What stands before the key, such as Bearer; a blank comes between.
+	Prefix string `json:"prefix,omitempty"`
+	// The key. Use a placeholder: what stands here is shown by the admin API.
+	// {env.X} is read once, {file.X} is watched.
+	Value string `json:"value,omitempty"`
+	// A file with it, which is watched.
+	File string `json:"file,omitempty"`
+}
+
+// outboundUser is what issues to come call the credential of who is logged in.
+const outboundUser = "user"
+
+// outbounds keeps sources over reloads: a reload fetches no token.
+var outbounds = caddy.NewUsagePool()
+
+// source is a credential in use.
+type source struct {
+	outbound.Source
+	name   string
+	tokens *outbound.Tokens // nil: a key
+	ask    *outbound.Endpoint
+	header string         // that carries it
+	file   *outbound.File // nil: the secret does not change
+
+	startOnce sync.Once
+	stop      func()
+
+	mu     sync.Mutex // guards what logs must not show
+	hidden []auth.Secret
+}
+
+// hide keeps a secret out of every log: an upstream may say it again. The one
+// before it may still be under way.
+func (s *source) hide(secret auth.Secret) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if slices.ContainsFunc(s.hidden, secret.Equal) {
+		return
+	}
+	if s.hidden = append(s.hidden, secret); len(s.hidden) > hiddenSecrets {
+		s.hidden = s.hidden[1:]
+	}
+	masker.SetLiterals(s, s.hidden...)
+}
+
+// hiddenSecrets is how many secrets and tokens of one outbound logs don't show.
+const hiddenSecrets = 6
+
+// Destruct implements caddy.Destructor.
+func (s *source) Destruct() error {
+	// What is under way may still be logged.
+	time.AfterFunc(time.Minute, func() { masker.SetLiterals(s) })
+	if s.stop != nil {
+		s.stop()
+	}
+	if s.tokens != nil {
+		s.tokens.Close()
+		s.ask.Close()
+	}
+	return nil
+}
+
+// start begins to watch the secret and lets tokens be fetched. Called again it
+// does nothing.
+func (s *source) start() {
+	s.startOnce.Do(func() {
+		changed := func() {}
+		if s.tokens != nil {
+			s.tokens.SetEvents(s.tokenEvents())
+			s.tokens.SetShared(newMeeting(s))
+			s.tokens.Start()
+			changed = s.tokens.SecretChanged
+		}
+		if s.file != nil {
+			s.file.SetEvents(s.fileEvents())
+			s.stop = s.file.Watch(changed)
+		}
+	})
+}
+
+// ownCredentials are the app's outbounds, and what they hold in the pool.
+type ownCredentials struct {
+	sources map[string]*source
+	held    []string
+	started bool
+}
+
+// provisionOutbound compiles the outbounds. It reads the files of secrets and
+// opens no connection.
+func (a *App) provisionOutbound() error {
+	a.outbound = &ownCredentials{sources: map[string]*source{}}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(a.Outbound)) {
+		errs = append(errs, wrapIf("outbound "+name, a.provisionSource(name, a.Outbound[name])))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return hinted(err)
+	}
+	return nil
+}
+
+func (a *App) provisionSource(name string, c *OutboundConfig) error {
+	if err := c.check(name); err != nil {
+		return err
+	}
+	c, err := c.resolve()
+	if err != nil {
+		return err
+	}
+	if c.Header != nil {
+		masker.AddHeaders(c.Header.Name)
+	}
+	text, err := json.Marshal(c)
+	if err != nil {
+		return fmt.Errorf("comparing configurations: %w", err)
+	}
+	sum := sha256.Sum256(text)
+	key := name + " " + string(sum[:])
+	v, _, err := outbounds.LoadOrNew(key, func() (caddy.Destructor, error) { return c.source(name) })
+	if err != nil {
+		return err
+	}
+	a.outbound.held = append(a.outbound.held, key)
+	a.outbound.sources[name] = v.(*source)
+	return nil
+}
+
+// check says what is wrong without reading anything.
+func (c *OutboundConfig) check(name string) error {
+	if err := verifier.CheckName("outbound", name); err != nil {
+		return err
+	}
+	switch {
+	case c == nil:
+		return errors.New("no configuration")
+	case name == outboundUser:
+		return errors.New("the name is reserved for the tokens of who is logged in")
+	case c.Header != nil && (c.TokenURL != "" || c.ClientID != "" || c.ClientSecret != "" || c.ClientSecretFile != ""):
+		return errors.New("a header with a key and a token_url: want one of them")
+	case c.Header != nil:
+		return c.Header.check()
+	case c.TokenURL == "" || c.ClientID == "":
+		return auth.WithHint(errors.New("want token_url, client_id and client_secret, or a header with a key"), "see docs/outbound.md")
+	case (c.ClientSecret == "") == (c.ClientSecretFile == ""):
+		return errors.New("want one client_secret (for private_key_jwt: one private_key), as a value or a file")
+	}
+	signs := c.Auth == outbound.AuthPrivateKeyJWT
+	if !signs && (c.KeyID != "" || c.Algorithm != "" || c.AssertionAudience != "") {
+		return errors.New("key_id, algorithm and assertion_audience are for auth private_key_jwt")
+	}
+	if c.RefreshBefore < 0 || c.Timeout < 0 || time.Duration(c.Timeout) > outbound.MaxTimeout {
+		return fmt.Errorf("refresh_before can't be negative, timeout is at most %s", outbound.MaxTimeout)
+	}
+	for _, s := range c.Scopes {
+		if err := auth.CheckScope(s); err != nil {
+			return err
+		}
+	}
+	return oneOf("auth", c.Auth, "", outbound.AuthBasic, outbound.AuthPost, outbound.AuthPrivateKeyJWT)
+}
+
+func (h *OutboundHeader) check() error {
+	if err := outbound.CheckHeader(h.Name); err != nil {
+		return err
+	}
+	if (h.Value == "") == (h.File == "") {
+		return errors.New("header: want one key, as a value or a file")
+	}
+	if h.Prefix != "" {
+		return wrapIf("header: what stands before the key", outbound.CheckValue(h.Prefix))
+	}
+	return nil
+}
+
+// wholeFile is a value that is the content of a file and nothing else.
+var wholeFile = regexp.MustCompile(`^\{file\.([^{}]+)\}$`)
+
+// resolve returns a copy with its placeholders replaced; a secret that is a
+// whole file becomes that file.
+func (c *OutboundConfig) resolve() (*OutboundConfig, error) {
+	out := *c
+	secret := func(value, file *string) {
+		if m := wholeFile.FindStringSubmatch(*value); m != nil {
+			*value, *file = "", m[1]
+		}
+	}
+	texts := map[string]*string{"token_url": &out.TokenURL, "client_id": &out.ClientID, "assertion_audience": &out.AssertionAudience, "key_id": &out.KeyID}
+	if c.Header != nil {
+		h := *c.Header
+		out.Header = &h
+		secret(&h.Value, &h.File)
+		texts["header"], texts["header's file"] = &h.Value, &h.File
+	} else {
+		secret(&out.ClientSecret, &out.ClientSecretFile)
+		texts["client_secret"], texts["client_secret's file"] = &out.ClientSecret, &out.ClientSecretFile
+	}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(texts)) {
+		text, err := expanded(*texts[name])
+		*texts[name] = text
+		errs = append(errs, wrapIf(name, err))
+	}
+	for name, list := range map[string]*[]string{"audience": &out.Audiences, "resource": &out.Resources} {
+		texts, err := expandedAll(*list)
+		*list = texts
+		errs = append(errs, wrapIf(name, err))
+	}
+	if c.Header == nil {
+		errs = append(errs, wrapIf("token_url", fetch.CheckURL(out.TokenURL)))
+	}
+	return &out, errors.Join(errs...)
+}
+
+// source makes what a resolved configuration says.
+func (c *OutboundConfig) source(name string) (*source, error) {
+	s := &source{name: name, header: "Authorization"}
+	value, file, what := c.ClientSecret, c.ClientSecretFile, "client_secret"
+	check := outbound.CheckClientSecret(c.Auth, c.key())
+	if c.Header != nil {
+		value, file, what, check = c.Header.Value, c.Header.File, "header", outbound.CheckValue
+	}
+	var secret outbound.Secret
+	if file != "" {
+		var err error
+		if s.file, err = outbound.NewFile(file, check); err != nil {
+			return nil, wrapIf(what, err)
+		}
+		secret = s.file
+	} else {
+		if err := check(value); err != nil {
+			return nil, wrapIf(what, err)
+		}
+		secret = outbound.Fixed(auth.NewSecret(value))
+	}
+	s.hide(secret.Current())
+	if c.Header != nil {
+		s.header = http.CanonicalHeaderKey(c.Header.Name)
+		prefix := c.Header.Prefix
+		if prefix != "" {
+			prefix += " "
+		}
+		s.Source = outbound.NewStatic(s.header, prefix, secret)
+		return s, nil
+	}
+	var err error
+	s.ask, err = outbound.NewEndpoint(outbound.Config{
+		TokenURL: c.TokenURL, ClientID: c.ClientID, Auth: c.Auth, Secret: secret, Key: c.key(),
+		Scopes: c.Scopes, Audiences: c.Audiences, Resources: c.Resources, Timeout: time.Duration(c.Timeout),
+	})
+	if err != nil {
+		return nil, wrapIf(what, err)
+	}
+	s.tokens = outbound.NewTokens(s.ask, time.Duration(c.RefreshBefore))
+	s.Source = s.tokens
+	return s, nil
+}
+
+func (c *OutboundConfig) key() outbound.KeyConfig {
+	return outbound.KeyConfig{ID: c.KeyID, Algorithm: c.Algorithm, Audience: c.AssertionAudience}
+}
+
+// start lets the sources work.
+func (o *ownCredentials) start() {
+	o.started = true
+	for _, s := range o.sources {
+		s.start()
+		ownInUse.add(s)
+	}
+}
+
+// release gives back what the pool holds.
+func (o *ownCredentials) release() error {
+	var errs []error
+	if o.started {
+		o.started = false
+		for _, s := range o.sources {
+			ownInUse.remove(s)
+		}
+	}
+	for _, key := range o.held {
+		_, err := outbounds.Delete(key)
+		errs = append(errs, err)
+	}
+	o.held = nil
+	return errors.Join(errs...)
+}
+
+// tokenEvents log where the process logs now: a source may outlive the
+// configuration that named it.
+func (s *source) tokenEvents() outbound.Events {
+	name := s.name
+	log := func() *zap.Logger { return caddy.Log().Named("auth.outbound") }
+	field := zap.String("outbound", name)
+	return outbound.Events{
+		Got: func(g outbound.Grant, from outbound.Origin) {
+			s.hide(g.Token)
+			metrics.outboundRefreshes.WithLabelValues(name, string(from)).Inc()
+			log().Info("has a token", field, zap.String("from", string(from)), zap.Time("expires", g.Expires), zap.Strings("scopes", g.Scopes))
+			if !g.Told {
+				log().Debug("the token endpoint does not say how long its token lives", field, zap.Duration("assumed", outbound.UnknownLifetime))
+			}
+		},
+		Failed: func(f *outbound.Failure, left time.Duration) {
+			metrics.outboundFailures.WithLabelValues(name, string(f.Cause)).Inc()
+			text := "no token; requests to its upstreams get 503 or 502 until there is one"
+			if left > 0 {
+				text = "no new token; the present one is used as long as it is good"
+			}
+			log().Error(text, field, zap.Error(hinted(f)), zap.Duration("left", left), zap.Duration("retry_after", f.RetryAfter))
+		},
+		Refused: func(renewed bool) {
+			result := "kept"
+			if renewed {
+				result = "renewed"
+			}
+			metrics.outboundRefused.WithLabelValues(name, result).Inc()
+			log().Warn("the upstream refuses the token", field, zap.String("result", result))
+		},
+	}
+}
+
+func (s *source) fileEvents() outbound.FileEvents {
+	log := func() *zap.Logger { return caddy.Log().Named("auth.outbound") }
+	fields := []zap.Field{zap.String("outbound", s.name), zap.String("file", s.file.Path())}
+	return outbound.FileEvents{
+		Changed: func() {
+			s.hide(s.file.Current())
+			log().Info("the secret has changed", fields...)
+		},
+		Broken: func(err error) {
+			log().Error("the secret's file can't be used; the last secret that could is", append(fields, zap.Error(err))...)
+		},
+		Mended: func() { log().Info("the secret's file holds the present secret again", fields...) },
+	}
+}
+
+// ownInUse are the sources of configurations that run, for metrics.
+var ownInUse sourceCount
+
+type sourceCount struct {
+	mu  sync.Mutex
+	all []*source // once for each configuration, the newest last
+}
+
+func (c *sourceCount) add(s *source) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all = append(c.all, s)
+}
+
+func (c *sourceCount) remove(s *source) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if i := slices.Index(c.all, s); i >= 0 {
+		c.all = slices.Delete(c.all, i, i+1)
+	}
+}
+
+// byName returns one source of each name.
+func (c *sourceCount) byName() map[string]*source {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := map[string]*source{}
+	for _, s := range c.all {
+		out[s.name] = s
+	}
+	return out
+}
+
+// causeOf names why there is no token.
+func causeOf(err error) string {
+	var f *outbound.Failure
+	if errors.As(err, &f) {
+		return string(f.Cause)
+	}
+	return ""
+}

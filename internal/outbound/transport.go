@@ -1,0 +1,159 @@
+package outbound
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+)
+
+// DefaultMaxReplay is how much of a request's body is kept to send it again, in
+// bytes.
+const DefaultMaxReplay = 64 << 10
+
+// maxDrain is how much of an answer that nobody sees is read, so that its
+// connection can be used again.
+const maxDrain = 4 << 10
+
+// Source gives the credential for requests.
+type Source interface {
+	// Credential returns what is good now.
+	Credential(ctx context.Context) (Credential, error)
+	// Renew returns another than one that the upstream refused, or ErrKept.
+	Renew(ctx context.Context, refused Credential) (Credential, error)
+}
+
+// Transport sends requests with a credential of ours and without the caller's.
+// When the upstream refuses it with 401, it is renewed, and the request sent
+// once more if its body can be. It is safe for concurrent use and leaves the
+// requests that it is given as they are, so that logs of them hold nothing.
+type Transport struct {
+	Base   http.RoundTripper
+	Source Source
+	// MaxReplay is how many bytes of a body are kept. Default: DefaultMaxReplay;
+	// negative: none.
+	MaxReplay int64
+	// Caller tells which headers carried the caller's credential, folded; see
+	// auth.AppendFolded. May be nil.
+	Caller func(*http.Request) map[string]bool
+	// Failed makes the answer where there is no credential.
+	Failed func(*http.Request, *Failure) *http.Response
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if leaves(r) {
+		out := *r
+		out.Header = t.stripped(r, "")
+		return t.Base.RoundTrip(&out)
+	}
+	c, err := t.Source.Credential(r.Context())
+	if err != nil {
+		return t.fail(r, err)
+	}
+	body := t.keep(r)
+	res, err := t.send(r, c, body)
+	if err != nil || res.StatusCode != http.StatusUnauthorized {
+		body.finish()
+		return res, err
+	}
+	return t.refused(r, res, c, body)
+}
+
+// refused does what can be done about a 401: RFC 9110, 15.5.2, says that the
+// request was not applied, so any method may be sent again.
+func (t *Transport) refused(r *http.Request, res *http.Response, c Credential, body *replay) (*http.Response, error) {
+	next, err := t.Source.Renew(r.Context(), c)
+	switch {
+	case errors.Is(err, ErrKept):
+		body.finish()
+		return res, nil
+	case err != nil: // not the client's fault
+		discard(res)
+		body.finish()
+		return t.fail(r, err)
+	case !body.again(): // the next request is good
+		body.finish()
+		return res, nil
+	}
+	discard(res)
+	res, err = t.send(r, next, body)
+	body.finish()
+	return res, err
+}
+
+// send sends a copy of a request.
+func (t *Transport) send(r *http.Request, c Credential, body *replay) (*http.Response, error) {
+	out := *r
+	out.Header = t.stripped(r, c.Header)
+	out.Header[c.Header] = []string{c.Value.Reveal()}
+	if body != nil {
+		out.Body = body.reader()
+	}
+	return t.Base.RoundTrip(&out)
+}
+
+// stripped returns a request's headers without what carries a credential of the
+// caller, in any spelling that an upstream may fold into ours.
+func (t *Transport) stripped(r *http.Request, ours string) http.Header {
+	var caller map[string]bool
+	if t.Caller != nil {
+		caller = t.Caller(r)
+	}
+	var ourFold, fold [64]byte
+	mine := string(auth.AppendFolded(ourFold[:0], ours))
+	out := make(http.Header, len(r.Header)+1)
+	for name, values := range r.Header {
+		folded := auth.AppendFolded(fold[:0], name)
+		if string(folded) == "authorization" || string(folded) == mine || caller[string(folded)] {
+			continue
+		}
+		out[name] = values // nobody writes to the values
+	}
+	return out
+}
+
+// leaves reports whether a request follows a redirect to another server, where
+// nothing of ours must go.
+func leaves(r *http.Request) bool {
+	if r.Response == nil || r.Response.Request == nil {
+		return false
+	}
+	from := r.Response.Request.URL
+	return !strings.EqualFold(from.Host, r.URL.Host) || from.Scheme != r.URL.Scheme
+}
+
+// keep prepares a request's body to be sent again; nil without one.
+func (t *Transport) keep(r *http.Request) *replay {
+	if r.Body == nil || r.Body == http.NoBody {
+		return nil
+	}
+	most := t.MaxReplay
+	if most == 0 {
+		most = DefaultMaxReplay
+	}
+	if r.ContentLength > most {
+		most = -1 // it will not fit
+	}
+	return newReplay(r.Body, most)
+}
+
+func (t *Transport) fail(r *http.Request, err error) (*http.Response, error) {
+	if r.Body != nil {
+		_ = r.Body.Close() // nobody reads it
+	}
+	var f *Failure
+	if !errors.As(err, &f) {
+		return nil, err // the client is gone
+	}
+	return t.Failed(r, f), nil
+}
+
+// discard gives an answer's connection back.
+func discard(res *http.Response) {
+	_, _ = io.CopyN(io.Discard, res.Body, maxDrain) // if it can't be, it is closed
+	_ = res.Body.Close()
+}

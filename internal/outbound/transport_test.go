@@ -1,0 +1,359 @@
+package outbound
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+)
+
+// keys is a source whose credential can be replaced.
+type keys struct {
+	mu      sync.Mutex
+	now     string
+	next    []string // what Renew gives
+	renewed int
+	failure error
+	renew   error
+}
+
+func (k *keys) credential() Credential { return Credential{"Authorization", auth.NewSecret(k.now)} }
+
+func (k *keys) Credential(context.Context) (Credential, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.credential(), k.failure
+}
+
+func (k *keys) Renew(_ context.Context, refused Credential) (Credential, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.renew != nil {
+		return Credential{}, k.renew
+	}
+	if refused.Is(k.credential()) {
+		if k.renewed++; len(k.next) == 0 {
+			return Credential{}, ErrKept
+		}
+		k.now, k.next = k.next[0], k.next[1:]
+	}
+	return k.credential(), nil
+}
+
+// guarded is an upstream that wants one credential and tells what it got.
+type guarded struct {
+	*httptest.Server
+	want atomic.Pointer[string]
+	n    atomic.Int32
+	read atomic.Int64 // how much of a refused body it reads
+}
+
+func newGuarded(t *testing.T, want string) *guarded {
+	g := &guarded{}
+	g.want.Store(&want)
+	g.read.Store(1 << 30)
+	g.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		g.n.Add(1)
+		if r.Header.Get("Authorization") != *g.want.Load() {
+			_, _ = io.CopyN(io.Discard, r.Body, g.read.Load())
+			w.Header().Set("X-Refused", "1")
+			w.WriteHeader(401)
+			fmt.Fprintf(w, "not %d", g.n.Load())
+			return
+		}
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			w.WriteHeader(400)
+		}
+		fmt.Fprintf(w, "%s %d %d ", r.Method, r.ContentLength, len(body))
+		_, _ = w.Write(body)
+	}))
+	t.Cleanup(g.Close)
+	return g
+}
+
+func transport(t *testing.T, s Source) *Transport {
+	base := &http.Transport{MaxIdleConnsPerHost: 100}
+	t.Cleanup(base.CloseIdleConnections)
+	return &Transport{Base: base, Source: s, Failed: func(_ *http.Request, f *Failure) *http.Response {
+		return &http.Response{StatusCode: 503, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(string(f.Cause)))}
+	}}
+}
+
+func roundTrip(t *testing.T, tr *Transport, r *http.Request) (int, string) {
+	t.Helper()
+	res, err := tr.RoundTrip(r)
+	if err != nil {
+		t.Error(err)
+		return 0, ""
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Error(err)
+	}
+	return res.StatusCode, string(body)
+}
+
+// body counts how it is used, as the server's would not like.
+type body struct {
+	io.Reader
+	closed atomic.Int32
+	reads  atomic.Int32
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	if b.closed.Load() > 0 {
+		return 0, errors.New("read after close")
+	}
+	b.reads.Add(1)
+	return b.Reader.Read(p)
+}
+
+func (b *body) Close() error { b.closed.Add(1); return nil }
+
+// TestTransport_Replay: a request is sent again with its whole body where that
+// was kept, once, and else it is not.
+func TestTransport_Replay(t *testing.T) {
+	long := strings.Repeat("0123456789abcdef", 16<<10) // 256 KiB
+	for _, tc := range []struct {
+		name   string
+		body   string
+		length int64 // -1: chunked
+		read   int64 // by the upstream before it refuses
+		most   int64
+		status int
+		times  int32
+	}{
+		{"no body", "", 0, 0, 0, 200, 2},
+		{"short", "hello", 5, 1 << 20, 0, 200, 2},
+		{"short, unread", "hello", 5, 0, 0, 200, 2},
+		{"short, half read", long[:60000], 60000, 1000, 0, 200, 2},
+		{"chunked", "hello", -1, 1 << 20, 0, 200, 2},
+		{"the limit", long[:DefaultMaxReplay], DefaultMaxReplay, 1 << 20, 0, 200, 2},
+		{"the limit, chunked", long[:DefaultMaxReplay], -1, 1 << 20, 0, 200, 2},
+		{"one more", long[:DefaultMaxReplay+1], DefaultMaxReplay + 1, 1 << 20, 0, 401, 1},
+		{"one more, chunked", long[:DefaultMaxReplay+1], -1, 1 << 20, 0, 401, 1},
+		{"long", long, int64(len(long)), 1 << 20, 0, 401, 1},
+		{"long, kept", long, int64(len(long)), 1 << 20, 1 << 20, 200, 2},
+		{"none kept", "hello", 5, 1 << 20, -1, 401, 1},
+	} {
+		up := newGuarded(t, "new")
+		up.read.Store(tc.read)
+		k := &keys{now: "old", next: []string{"new"}}
+		tr := transport(t, k)
+		tr.MaxReplay = tc.most
+		b := &body{Reader: strings.NewReader(tc.body)}
+		r, _ := http.NewRequest("PUT", up.URL, nil)
+		if tc.length != 0 {
+			r.Body, r.ContentLength = b, tc.length
+		}
+		r.Header.Set("Authorization", "caller's")
+		before := r.Header.Clone()
+		status, text := roundTrip(t, tr, r)
+		if want := fmt.Sprintf("PUT %d %d %s", tc.length, len(tc.body), tc.body); status != tc.status || up.n.Load() != tc.times || status == 200 && text != want {
+			t.Errorf("%s: %d after %d times: %.60s", tc.name, status, up.n.Load(), text)
+		}
+		if k.renewed != 1 {
+			t.Errorf("%s: renewed %d times", tc.name, k.renewed)
+		}
+		if !reflect.DeepEqual(r.Header, before) {
+			t.Errorf("%s: the request was changed: %v", tc.name, r.Header)
+		}
+		if tc.length != 0 {
+			within(t, tc.name+": the body is closed once", func() bool { return b.closed.Load() == 1 })
+		}
+	}
+}
+
+func within(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for tick, end := time.NewTicker(time.Millisecond), time.Now().Add(5*time.Second); !ok(); <-tick.C {
+		if time.Now().After(end) {
+			t.Fatalf("not within 5 s: %s", what)
+		}
+	}
+}
+
+// TestTransport_SecondRefusal: the client gets the upstream's own answer.
+func TestTransport_SecondRefusal(t *testing.T) {
+	up := newGuarded(t, "never")
+	if status, text := roundTrip(t, transport(t, &keys{now: "old", next: []string{"new", "newer"}}), get401(up, "hello")); status != 401 || text != "not 2" || up.n.Load() != 2 {
+		t.Errorf("%d %s after %d", status, text, up.n.Load())
+	}
+	up = newGuarded(t, "never") // nothing else to try with
+	if status, text := roundTrip(t, transport(t, &keys{now: "old"}), get401(up, "hello")); status != 401 || text != "not 1" || up.n.Load() != 1 {
+		t.Errorf("%d %s after %d", status, text, up.n.Load())
+	}
+}
+
+func get401(up *guarded, text string) *http.Request {
+	r, err := http.NewRequest("POST", up.URL, strings.NewReader(text))
+	if err != nil {
+		panic(err)
+	}
+	return r
+}
+
+// TestTransport_Failures: without a credential nothing is sent; where one can't
+// be renewed the client does not get the 401.
+func TestTransport_Failures(t *testing.T) {
+	up := newGuarded(t, "x")
+	b := &body{Reader: strings.NewReader("hello")}
+	r := get401(up, "")
+	r.Body, r.ContentLength = b, 5
+	if status, text := roundTrip(t, transport(t, &keys{failure: &Failure{Cause: CauseRefused}}), r); status != 503 || text != "refused" || up.n.Load() != 0 || b.closed.Load() != 1 {
+		t.Errorf("%d %s, sent %d times, closed %d times", status, text, up.n.Load(), b.closed.Load())
+	}
+	if status, text := roundTrip(t, transport(t, &keys{now: "old", renew: &Failure{Cause: CauseUnavailable}}), get401(up, "hello")); status != 503 || text != "unavailable" || up.n.Load() != 1 {
+		t.Errorf("%d %s, sent %d times", status, text, up.n.Load())
+	}
+	if _, err := transport(t, &keys{failure: context.Canceled}).RoundTrip(get401(up, "")); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	gone := get401(up, "x")
+	gone.URL.Host = "127.0.0.1:1"
+	if res, err := transport(t, &keys{now: "x"}).RoundTrip(gone); err == nil {
+		t.Error(res.Status)
+	}
+}
+
+// TestTransport_CallersCredential: nothing that the caller showed, in any
+// spelling, goes along with ours; the rest does.
+func TestTransport_CallersCredential(t *testing.T) {
+	var got http.Header
+	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Header }))
+	defer srv.Close()
+	tr := transport(t, NewStatic("X-Vendor-Key", "", Fixed(auth.NewSecret("ours"))))
+	tr.Caller = func(*http.Request) map[string]bool { return map[string]bool{"x_api_key": true} }
+	r, _ := http.NewRequest("GET", srv.URL, nil)
+	r.Header = http.Header{
+		"Authorization": {"Bearer caller"}, "authorization": {"Bearer caller"}, "AUTHORIZATION": {"x"}, "X-Api-Key": {"caller"}, "X_Api_Key": {"caller"}, "x.api.key": {"caller"},
+		"X-Vendor-Key": {"caller"}, "X_vendor_KEY": {"caller"}, "X-Auth-Subject": {"acme"}, "X-Other": {"a", "b"}, "User-Agent": {"me"}, "Accept-Encoding": {"identity"},
+	}
+	roundTrip(t, tr, r)
+	if want := (http.Header{"X-Vendor-Key": {"ours"}, "X-Auth-Subject": {"acme"}, "X-Other": {"a", "b"}, "User-Agent": {"me"}, "Accept-Encoding": {"identity"}}); !reflect.DeepEqual(got, want) {
+		t.Errorf("%v", got)
+	}
+}
+
+// TestTransport_Redirect: a client that follows a redirect to another server,
+// as health checks may, does not take the credential there.
+func TestTransport_Redirect(t *testing.T) {
+	other := newGuarded(t, "")
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/here" {
+			http.Redirect(w, r, "/there", 302)
+			return
+		}
+		if r.Header.Get("Authorization") != "ours" {
+			t.Errorf("%s: no credential", r.URL)
+		}
+		http.Redirect(w, r, other.URL, 302)
+	}))
+	defer srv.Close()
+	tr := transport(t, &keys{now: "ours"})
+	res, err := (&http.Client{Transport: tr}).Get(srv.URL + "/here")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = res.Body.Close()
+	if res.StatusCode != 200 || other.n.Load() != 1 {
+		t.Errorf("%s", res.Status)
+	}
+}
+
+// TestTransport_Streams: a body goes through as it comes, and answers begin
+// before it has ended; a thousandfold of what is kept costs no memory.
+func TestTransport_Streams(t *testing.T) {
+	var got atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).EnableFullDuplex()
+		w.WriteHeader(200)
+		w.(http.Flusher).Flush()
+		buf := make([]byte, 32<<10)
+		for {
+			n, err := r.Body.Read(buf)
+			got.Add(int64(n))
+			_, _ = w.Write(buf[:n])
+			w.(http.Flusher).Flush()
+			if err != nil {
+				return
+			}
+		}
+	}))
+	defer srv.Close()
+	tr := transport(t, &keys{now: "x"})
+	in, out := io.Pipe()
+	r, _ := http.NewRequest("POST", srv.URL, in)
+	go func() { _, _ = io.WriteString(out, "one") }()
+	res, err := tr.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	piece := make([]byte, 3)
+	for _, text := range []string{"one", "two"} {
+		if text != "one" {
+			_, _ = io.WriteString(out, text)
+		}
+		if _, err := io.ReadFull(res.Body, piece); err != nil || string(piece) != text {
+			t.Fatalf("%q %v", piece, err)
+		}
+	}
+	go func() { _, _ = out.Write(bytes.Repeat([]byte("x"), 64<<20)); _ = out.Close() }()
+	if n, err := io.Copy(io.Discard, res.Body); err != nil || n != 64<<20 {
+		t.Errorf("%d %v", n, err)
+	}
+}
+
+// TestTransport_RefusedStream: a stream that is refused at its beginning begins
+// again with what it had sent, and goes on.
+func TestTransport_RefusedStream(t *testing.T) {
+	up := newGuarded(t, "new")
+	up.read.Store(3)
+	tr := transport(t, &keys{now: "old", next: []string{"new"}})
+	in, out := io.Pipe()
+	r, _ := http.NewRequest("POST", up.URL, in)
+	go func() {
+		_, _ = io.WriteString(out, "one")
+		within(t, "it was refused", func() bool { return up.n.Load() > 0 })
+		_, _ = io.WriteString(out, "two")
+		_ = out.Close()
+	}()
+	if status, text := roundTrip(t, tr, r); status != 200 || text != "POST -1 6 onetwo" {
+		t.Errorf("%d %s", status, text)
+	}
+}
+
+// TestTransport_Thousand: a thousand requests whose token was revoked cause one
+// renewal, and all pass.
+func TestTransport_Thousand(t *testing.T) {
+	up := newGuarded(t, "new")
+	k := &keys{now: "old", next: []string{"new"}}
+	tr := transport(t, k)
+	var all sync.WaitGroup
+	for n := range 1000 {
+		all.Go(func() {
+			text := fmt.Sprintf("body %d", n)
+			if status, body := roundTrip(t, tr, get401(up, text)); status != 200 || !strings.HasSuffix(body, text) {
+				t.Errorf("%d %s", status, body)
+			}
+		})
+	}
+	all.Wait()
+	if k.renewed != 1 {
+		t.Errorf("renewed %d times", k.renewed)
+	}
+}
