@@ -1,9 +1,11 @@
 package outbound
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 
@@ -104,14 +106,13 @@ func (t *Transport) stripped(r *http.Request, ours string) http.Header {
 		caller = t.Caller(r)
 	}
 	var ourFold, fold [64]byte
-	mine := string(auth.AppendFolded(ourFold[:0], ours))
-	out := make(http.Header, len(r.Header)+1)
-	for name, values := range r.Header {
+	mine := auth.AppendFolded(ourFold[:0], ours)
+	out := maps.Clone(r.Header) // nobody writes to the values
+	for name := range r.Header {
 		folded := auth.AppendFolded(fold[:0], name)
-		if string(folded) == "authorization" || string(folded) == mine || caller[string(folded)] {
-			continue
+		if string(folded) == "authorization" || bytes.Equal(folded, mine) || caller[string(folded)] {
+			delete(out, name)
 		}
-		out[name] = values // nobody writes to the values
 	}
 	return out
 }

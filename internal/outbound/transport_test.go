@@ -357,3 +357,31 @@ func TestTransport_Thousand(t *testing.T) {
 		t.Errorf("renewed %d times", k.renewed)
 	}
 }
+
+// fixedAnswer is a base that costs nothing.
+type fixedAnswer struct{ res *http.Response }
+
+func (f fixedAnswer) RoundTrip(*http.Request) (*http.Response, error) { return f.res, nil }
+
+// TestTransport_Allocations: a token that is there costs nothing, putting it on
+// a request a copy of its headers.
+func TestTransport_Allocations(t *testing.T) {
+	i := newIssuer(time.Hour)
+	s := started(i, 0)
+	defer s.Close()
+	get(t, s)
+	ctx := t.Context()
+	if n := testing.AllocsPerRun(1000, func() { _, _ = s.Credential(ctx) }); n != 0 {
+		t.Errorf("a token costs %v allocations", n)
+	}
+	tr := &Transport{Base: fixedAnswer{&http.Response{StatusCode: 200, Body: http.NoBody}}, Source: s, Caller: func(*http.Request) map[string]bool { return map[string]bool{} }}
+	r, _ := http.NewRequest("GET", "http://127.0.0.1/", nil)
+	for _, name := range []string{"Accept", "Accept-Encoding", "User-Agent", "Via", "X-Auth-Subject", "X-Auth-Method", "X-Auth-Scopes", "X-Auth-Credential-Id", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
+		r.Header.Set(name, "x")
+	}
+	n := testing.AllocsPerRun(1000, func() { _, _ = tr.RoundTrip(r) })
+	t.Logf("putting it on a request: %v allocations", n)
+	if n > 8 { // of which the map is most
+		t.Errorf("putting it on a request costs %v allocations", n)
+	}
+}

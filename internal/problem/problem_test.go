@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/problem"
@@ -30,6 +31,9 @@ func TestWrite(t *testing.T) {
 		auth.CodeNetworkNotAllowed: {403, `Bearer realm="orders"`, ""},
 		auth.CodeNotAllowed:        {403, `Bearer realm="orders"`, ""},
 		auth.CodeUnavailable:       {503, "", "1"},
+
+		auth.CodeUpstreamUnavailable: {503, "", "1"},
+		auth.CodeUpstreamRefused:     {502, "", ""},
 		"nobody_knows":             {500, "", ""},
 	} {
 		rec := httptest.NewRecorder()
@@ -50,6 +54,13 @@ func TestWrite(t *testing.T) {
 		if body["type"] != "https://errors.example/"+string(code) || body["status"] != float64(want.status) || body["detail"] != "<d>" ||
 			body["instance"] != "urn:uuid:1" || body["code"] != string(code) || len(body) != 6 {
 			t.Errorf("%s: %v", code, body)
+		}
+	}
+	for after, want := range map[time.Duration]string{0: "1", time.Millisecond: "1", 1500 * time.Millisecond: "2", time.Minute: "60", -time.Second: "1"} {
+		rec := httptest.NewRecorder()
+		err := w.Write(rec, httptest.NewRequest(http.MethodGet, "/", nil), &auth.Refusal{Code: auth.CodeUpstreamUnavailable, RetryAfter: after}, "x")
+		if got := rec.Header().Get("Retry-After"); err != nil || got != want {
+			t.Errorf("%s: Retry-After %q, %v", after, got, err)
 		}
 	}
 	rec := httptest.NewRecorder()

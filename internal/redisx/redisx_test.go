@@ -65,12 +65,25 @@ func TestClient_NamesItsErrors(t *testing.T) {
 	if v, err := c.Get(ctx, "huge"); err != nil || len(v) != redisx.MaxValue {
 		t.Errorf("%d bytes of a huge value, %v", len(v), err)
 	}
+	for _, tc := range []struct {
+		exists bool
+		ttl    time.Duration
+		want   bool
+	}{{true, time.Minute, false}, {false, time.Minute, true}, {false, time.Minute, false}, {true, 50 * time.Millisecond, true}} {
+		if did, err := c.SetIf(ctx, tc.exists, "lock", []byte("x"), tc.ttl); did != tc.want || err != nil {
+			t.Errorf("%+v: %v %v", tc, did, err)
+		}
+	}
+	servers.Eventually(t, "what was set for a while ends", func() bool { did, err := c.SetIf(ctx, false, "lock", []byte("x"), time.Minute); return did && err == nil })
 	if !c.Up() {
 		t.Error("none of these is an outage")
 	}
 	c.Close()
 	if _, err := c.Get(ctx, "a"); !errors.Is(err, auth.ErrUnavailable) {
 		t.Errorf("closed: %v", err)
+	}
+	if did, err := c.SetIf(ctx, false, "other", []byte("x"), time.Minute); did || !errors.Is(err, auth.ErrUnavailable) {
+		t.Errorf("closed: %v %v", did, err)
 	}
 	c.Close()
 }

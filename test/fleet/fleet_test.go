@@ -99,6 +99,8 @@ type setup struct {
 	storeLine string // for gateways, instead of the one for the file or dsn
 	masters   string // behind master_key, for PostgreSQL; default masterKey, noMaster: none
 	global    string
+	proxy     string // in the block of reverse_proxy
+	upstream  string // instead of the fleet's
 }
 
 // masterKey is the one of fleets on PostgreSQL.
@@ -168,6 +170,10 @@ func (s setup) lines(dir string) string {
 // configure writes the gateway's configuration.
 func (g *gateway) configure(s setup) {
 	g.f.t.Helper()
+	upstream := s.upstream
+	if upstream == "" {
+		upstream = g.f.upstream.Listener.Addr().String()
+	}
 	text := fmt.Sprintf(`{
 	admin %[6]s
 	persist_config off
@@ -186,9 +192,11 @@ http://%[4]s {
 	auth {
 		public /open
 	}
-	reverse_proxy %[5]s
+	reverse_proxy %[5]s {
+		%[7]s
+	}
 }
-`, g.f.dir, g.name, s.lines(g.f.dir), g.addr, g.f.upstream.Listener.Addr(), g.admin)
+`, g.f.dir, g.name, s.lines(g.f.dir), g.addr, upstream, g.admin, s.proxy)
 	if err := os.WriteFile(g.config, []byte(text), 0o600); err != nil {
 		g.f.t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 // A certified OpenID provider on 127.0.0.1, with a client that gets tokens for
 // itself: JWTs for the resource urn:jwt, opaque ones for urn:opaque. Keys are
-// new at every start. Usage: node provider.mjs PORT
+// new at every start. The client poster posts its secret, the client signer
+// signs with the private part of a JWK. Usage: node provider.mjs PORT [JWK]
 import { generateKeyPair, exportJWK } from 'jose'
 import Provider from 'oidc-provider'
 
@@ -13,11 +14,15 @@ for (const alg of ['RS256', 'PS256', 'ES256', 'EdDSA']) {
   keys.push({ ...(await exportJWK(privateKey)), alg, use: 'sig', kid: `${alg}-${process.pid}` })
 }
 
+const machine = (id) => ({ client_id: id, grant_types: ['client_credentials'], redirect_uris: [], response_types: [] })
+
 const provider = new Provider(issuer, {
   jwks: { keys },
   clients: [
-    { client_id: 'app', client_secret: 'app-secret', grant_types: ['client_credentials'], redirect_uris: [], response_types: [] },
+    { ...machine('app'), client_secret: 'app-secret' },
     { client_id: 'gateway', client_secret: 'gateway secret: %&+', grant_types: [], redirect_uris: [], response_types: [] },
+    { ...machine('poster'), client_secret: 'poster-secret', token_endpoint_auth_method: 'client_secret_post' },
+    ...(process.argv[3] ? [{ ...machine('signer'), token_endpoint_auth_method: 'private_key_jwt', jwks: { keys: [JSON.parse(process.argv[3])] } }] : []),
   ],
   enabledJWA: { idTokenSigningAlgValues: ['RS256', 'PS256', 'ES256', 'EdDSA'] },
   features: {
