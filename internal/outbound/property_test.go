@@ -425,8 +425,10 @@ func TestFleet_Replayed(t *testing.T) {
 		if !w.request(1) {
 			t.Error("no token where an expired one was replayed")
 		}
-		for _, junk := range []string{"", "{", "null", `{"v":1}`, `{"v":2,"token":"x","expires":99999999999999}`, `{"v":1,"token":"a\nb","issued":1,"expires":99999999999999}`,
-			`{"v":1,"token":"forever","issued":0,"expires":99999999999999}`} {
+		for _, junk := range []string{
+			"", "{", "null", `{"v":1}`, `{"v":2,"token":"x","expires":99999999999999}`, `{"v":1,"token":"a\nb","issued":1,"expires":99999999999999}`,
+			`{"v":1,"token":"forever","issued":0,"expires":99999999999999}`,
+		} {
 			replay([]byte(junk))
 			w.do(step{"revoke", 0}, nil)
 			if !w.request(0) {

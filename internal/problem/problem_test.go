@@ -34,7 +34,7 @@ func TestWrite(t *testing.T) {
 
 		auth.CodeUpstreamUnavailable: {503, "", "1"},
 		auth.CodeUpstreamRefused:     {502, "", ""},
-		"nobody_knows":             {500, "", ""},
+		"nobody_knows":               {500, "", ""},
 	} {
 		rec := httptest.NewRecorder()
 		if err := w.Write(rec, httptest.NewRequest(http.MethodGet, "/", nil), &auth.Refusal{Code: code, Detail: "<d>", Reason: "secret reason", Scopes: "a b"}, "urn:uuid:1"); err != nil {

@@ -74,7 +74,10 @@ func TestClient_NamesItsErrors(t *testing.T) {
 			t.Errorf("%+v: %v %v", tc, did, err)
 		}
 	}
-	servers.Eventually(t, "what was set for a while ends", func() bool { did, err := c.SetIf(ctx, false, "lock", []byte("x"), time.Minute); return did && err == nil })
+	servers.Eventually(t, "what was set for a while ends", func() bool {
+		did, err := c.SetIf(ctx, false, "lock", []byte("x"), time.Minute)
+		return did && err == nil
+	})
 	if !c.Up() {
 		t.Error("none of these is an outage")
 	}

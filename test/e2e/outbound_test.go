@@ -75,9 +75,26 @@ func (p *idp) call(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, "the API says no")
 		return
 	}
+	if r.Header.Get("Upgrade") != "" {
+		p.socket(w)
+		return
+	}
 	s := seen{r.Method, r.RequestURI, r.Header.Clone(), nil, string(body)}
 	p.saw = append(p.saw, s)
 	_ = json.NewEncoder(w).Encode(s)
+}
+
+// socket says back what it hears.
+func (p *idp) socket(w http.ResponseWriter) {
+	conn, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	go func() {
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		_, _ = io.Copy(conn, rw)
+	}()
 }
 
 func (p *idp) set(f func()) {
@@ -389,7 +406,7 @@ func TestOutbound_RotatedFile(t *testing.T) {
 	if logs := g.logs(); strings.Contains(logs, "vendor-key-") || strings.Contains(logs, "outbound-secret-") {
 		t.Error("a secret is in the logs")
 	}
-	if err := g.load(options{auth: p.block("file "+dir+"/none"), raw: "http://{addr} {\n" + fmt.Sprintf(throughPartner, p.host()) + "\n}"}); err == nil || !strings.Contains(err.Error(), "client_secret") || !strings.Contains(err.Error(), "hint:") {
+	if err := g.load(options{auth: p.block("file " + dir + "/none"), raw: "http://{addr} {\n" + fmt.Sprintf(throughPartner, p.host()) + "\n}"}); err == nil || !strings.Contains(err.Error(), "client_secret") || !strings.Contains(err.Error(), "hint:") {
 		t.Errorf("a file that is not there: %v", err)
 	}
 }
@@ -508,6 +525,29 @@ func TestOutbound_Reload(t *testing.T) {
 	}
 	g.answers()
 	passed(t, g.do("GET", "/x", "X-API-Key", key))
+}
+
+// TestOutbound_Upgrade: a websocket opens with the token, and after a refusal
+// too.
+func TestOutbound_Upgrade(t *testing.T) {
+	p := newIDP(t)
+	g, key := startOutbound(t, p, options{})
+	for range 2 {
+		conn, r := g.dial(t, "GET /socket HTTP/1.1\r\nHost: "+g.addr+"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-API-Key: "+key+"\r\n\r\n")
+		res, err := http.ReadResponse(r, nil)
+		if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
+			t.Fatalf("%v %v", res, err)
+		}
+		_, _ = io.WriteString(conn, "hello\n")
+		if line, err := r.ReadString('\n'); line != "hello\n" {
+			t.Errorf("%q %v", line, err)
+		}
+		_ = conn.Close()
+		p.revoke()
+	}
+	if asked, refused := p.counts(); asked != 2 || refused != 1 {
+		t.Errorf("asked %d times, refused %d times", asked, refused)
+	}
 }
 
 // TestOutbound_Metrics tells age, time to expiry, refreshes and failures; what

@@ -36,6 +36,12 @@ func TestScripts(t *testing.T) {
 			}
 			defer l.Close()
 			e.Setenv("ADDR", l.Addr().String())
+			admin, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				return err
+			}
+			defer admin.Close()
+			e.Setenv("ADMIN", admin.Addr().String())
 			e.Setenv("HOME", e.WorkDir)
 			e.Setenv("XDG_DATA_HOME", e.WorkDir+"/data")
 			e.Setenv("XDG_CONFIG_HOME", e.WorkDir+"/config")
