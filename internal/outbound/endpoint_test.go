@@ -148,20 +148,22 @@ func TestAsk_Hostile(t *testing.T) {
 		"mac":              {say(200, `{"access_token":"x","token_type":7}`), CauseAnswer, 0},
 		"201":              {say(201, goodAnswer), CauseAnswer, 0},
 		"204":              {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }, CauseAnswer, 0},
-		"a redirect":       {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/other", 307) }, CauseAnswer, 0},
-		"400":              {say(400, `{"error":"invalid_scope"}`), CauseRefused, 0},
-		"400 busy":         {say(400, `{"error":"temporarily_unavailable"}`), CauseUnavailable, 0},
-		"401":              {say(401, `{"error":"invalid_client","error_description":"`+secret+`"}`), CauseRefused, 0},
-		"401 odd":          {say(401, `{"error":"`+secret+`"}`), CauseRefused, 0},
-		"403":              {say(403, secret), CauseRefused, 0},
-		"404":              {say(404, ``), CauseRefused, 0},
-		"429":              {retry(429, "17"), CauseUnavailable, 17 * time.Second},
-		"429 for ever":     {retry(429, "999999999"), CauseUnavailable, mostRetryAfter},
-		"429 odd":          {retry(429, "-5"), CauseUnavailable, 0},
-		"500":              {say(500, secret), CauseUnavailable, 0},
-		"503":              {retry(503, "3"), CauseUnavailable, 3 * time.Second},
-		"hangs":            {func(_ http.ResponseWriter, r *http.Request) { _ = r.ParseForm(); <-r.Context().Done() }, CauseUnavailable, 0},
-		"hangs up":         {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, CauseUnavailable, 0},
+		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/other", http.StatusTemporaryRedirect)
+		}, CauseAnswer, 0},
+		"400":          {say(400, `{"error":"invalid_scope"}`), CauseRefused, 0},
+		"400 busy":     {say(400, `{"error":"temporarily_unavailable"}`), CauseUnavailable, 0},
+		"401":          {say(401, `{"error":"invalid_client","error_description":"`+secret+`"}`), CauseRefused, 0},
+		"401 odd":      {say(401, `{"error":"`+secret+`"}`), CauseRefused, 0},
+		"403":          {say(403, secret), CauseRefused, 0},
+		"404":          {say(404, ``), CauseRefused, 0},
+		"429":          {retry(429, "17"), CauseUnavailable, 17 * time.Second},
+		"429 for ever": {retry(429, "999999999"), CauseUnavailable, mostRetryAfter},
+		"429 odd":      {retry(429, "-5"), CauseUnavailable, 0},
+		"500":          {say(500, secret), CauseUnavailable, 0},
+		"503":          {retry(503, "3"), CauseUnavailable, 3 * time.Second},
+		"hangs":        {func(_ http.ResponseWriter, r *http.Request) { _ = r.ParseForm(); <-r.Context().Done() }, CauseUnavailable, 0},
+		"hangs up":     {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, CauseUnavailable, 0},
 		"drips": {func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			_, _ = io.WriteString(w, goodAnswer[:10])
@@ -262,7 +264,7 @@ func TestAsk_PrivateKeyJWT(t *testing.T) {
 		if form.Get("client_assertion_type") != "urn:ietf:params:oauth:client-assertion-type:jwt-bearer" || form.Get("client_id") != "gw" || form.Has("client_secret") {
 			t.Errorf("%s: %v", name, form)
 		}
-		parsed, err := jose.ParseSigned(form.Get("client_assertion"), []jose.SignatureAlgorithm{jose.SignatureAlgorithm(tc.alg)})
+		parsed, err := jose.ParseSignedCompact(form.Get("client_assertion"), []jose.SignatureAlgorithm{jose.SignatureAlgorithm(tc.alg)})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue

@@ -254,13 +254,13 @@ func TestTransport_Redirect(t *testing.T) {
 	other := newGuarded(t, "")
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/here" {
-			http.Redirect(w, r, "/there", 302)
+			http.Redirect(w, r, "/there", http.StatusFound)
 			return
 		}
 		if r.Header.Get("Authorization") != "ours" {
 			t.Errorf("%s: no credential", r.URL)
 		}
-		http.Redirect(w, r, other.URL, 302)
+		http.Redirect(w, r, other.URL, http.StatusFound)
 	}))
 	defer srv.Close()
 	tr := transport(t, &keys{now: "ours"})
