@@ -198,7 +198,10 @@ func (a *answer) Write(p []byte) (int, error) { return a.body.Write(p) }
 
 // warnPlainHTTP says once that our credential crosses a network in clear.
 func (t *OutboundTransport) warnPlainHTTP(r *http.Request) {
-	if r.URL.Scheme != "http" || t.plainHTTP.Load() || fetch.Loopback(r.URL.Hostname()) || t.plainHTTP.Swap(true) {
+	if r.URL.Scheme != "http" || t.plainHTTP.Load() || fetch.Loopback(r.URL.Hostname()) {
+		return
+	}
+	if to, ok := reverseproxy.GetDialInfo(r.Context()); ok && strings.HasPrefix(to.Network, "unix") || t.plainHTTP.Swap(true) {
 		return
 	}
 	t.log.Warn("the credential for an upstream crosses the network in clear: anyone on the way can read it; use https:// for the upstream",

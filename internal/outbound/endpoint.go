@@ -60,8 +60,8 @@ type Grant struct {
 	Token   auth.Secret
 	Issued  time.Time // when it was asked for, so that it never seems to live longer
 	Expires time.Time
-	// Scopes are the token's, sorted as the server has them; as asked for, if it
-	// did not say.
+	// Scopes are the token's as the server has them; as asked for, if it did not
+	// say.
 	Scopes []string
 	// Told is whether the server said how long the token lives.
 	Told bool
@@ -269,10 +269,23 @@ func (e *Endpoint) read(a *fetch.Answer, g *Grant) error {
 	}
 	g.Token, g.Expires, g.Told = auth.NewSecret(token), g.Issued.Add(life), told
 	g.Scopes = e.cfg.Scopes
-	if scope, ok := o.Text("scope"); ok && scope != "" && len(scope) <= 4096 {
-		g.Scopes = strings.Fields(scope)
+	if scope, ok := o.Text("scope"); ok && scope != "" {
+		g.Scopes = scopesOf(scope, token)
 	}
 	return nil
+}
+
+// scopesOf reads scopes for people and logs: what is none, or holds the token,
+// is left out.
+func scopesOf(text, token string) []string {
+	const most = 100
+	var out []string
+	for scope := range strings.FieldsSeq(text) {
+		if auth.CheckScope(scope) == nil && !strings.Contains(scope, token) && len(out) < most {
+			out = append(out, scope)
+		}
+	}
+	return out
 }
 
 // lifetime reads expires_in. Some servers write it as a string, some leave it

@@ -105,7 +105,11 @@ func TestAsk_Lifetime(t *testing.T) {
 			t.Errorf("%s: %s, %v", text, g.Expires.Sub(g.Issued), err)
 		}
 	}
-	e := serve(t, Config{ClientID: "gw", Scopes: []string{"asked"}}, say(200, `{"access_token":"x"}`))
+	e := serve(t, Config{ClientID: "gw"}, say(200, `{"access_token":"x0ken","scope":"a x0ken b\u001b[2J ax0kenb \"c"}`))
+	if g, err := e.Ask(t.Context()); err != nil || strings.Join(g.Scopes, " ") != "a" {
+		t.Errorf("%q, %v", g.Scopes, err)
+	}
+	e = serve(t, Config{ClientID: "gw", Scopes: []string{"asked"}}, say(200, `{"access_token":"x"}`))
 	if g, err := e.Ask(t.Context()); err != nil || g.Told || g.Expires.Sub(g.Issued) != UnknownLifetime || strings.Join(g.Scopes, " ") != "asked" {
 		t.Errorf("%+v, %v", g, err)
 	}
