@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -144,8 +145,18 @@ func TestGrafanaDashboard(t *testing.T) {
 	if err := json.Unmarshal(text, &board); err != nil {
 		t.Fatal(err)
 	}
-	g := start(t, options{auth: "redis redis://127.0.0.1:1", raw: "http://{addr} {\nhandle /metrics {\nmetrics\n}\nhandle {\nauth\nreverse_proxy {upstream}\n}\n}"})
+	p := newIDP(t)
+	g := start(t, options{
+		auth: "redis redis://127.0.0.1:1\n" + p.block(p.secret),
+		raw:  "http://{addr} {\nhandle /metrics {\nmetrics\n}\nhandle /partner {\n" + fmt.Sprintf(throughPartner, p.host()) + "\n}\nhandle {\nauth\nreverse_proxy {upstream}\n}\n}",
+	})
 	g.ok(g.get("/", "X-API-Key: "+g.plainKey()))
+	passed(t, g.get("/partner"))
+	p.revoke()
+	p.set(func() { p.secret = "another" })
+	if a := g.get("/partner"); a.Status != 502 {
+		t.Errorf("%d", a.Status)
+	}
 	body := g.get("/metrics").Body
 	n := 0
 	for _, p := range board.Panels {
