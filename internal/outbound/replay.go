@@ -4,26 +4,26 @@ import (
 	"errors"
 	"io"
 	"sync"
-	"sync/atomic"
 )
 
 // replay is a request's body that may be sent twice: what the first attempt
 // reads is kept while it is not too much. Nothing is read before somebody wants
-// it, so streams stream. A nil replay is no body.
+// it, and nobody waits for a read but who reads, so streams stream. A nil replay
+// is no body.
 type replay struct {
-	attempt atomic.Int32 // readers of earlier ones read nothing more
-	keeping atomic.Bool
+	body io.ReadCloser
+	most int64
 
-	reading sync.Mutex // held while the body is read; guards what follows
+	mu      sync.Mutex // guards what follows; not held while the body is read
+	read    sync.Cond  // a read has ended
+	reading bool
+	attempt int // readers of earlier ones get nothing more
+	keeping bool
 	kept    []byte
-	most    int64
-	end     error // what ended the body
 	lost    bool  // something was read that is not kept
-
-	closing sync.Mutex // guards what follows
-	body    io.ReadCloser
-	closed  bool // the present attempt has closed it
-	last    bool // there is no other attempt
+	end     error // what ended the body
+	closed  bool  // the present attempt has closed it
+	last    bool  // there is no other attempt
 }
 
 // errOtherAttempt ends an attempt that was given up.
@@ -31,30 +31,31 @@ var errOtherAttempt = errors.New("the request was sent again")
 
 // newReplay keeps at most most bytes; negative: none.
 func newReplay(body io.ReadCloser, most int64) *replay {
-	b := &replay{body: body, most: most}
-	b.keeping.Store(most >= 0)
+	b := &replay{body: body, most: most, keeping: most >= 0}
+	b.read.L = &b.mu
 	return b
 }
 
 // reader returns the body for the present attempt.
-func (b *replay) reader() io.ReadCloser { return &replayReader{b: b, attempt: b.attempt.Load()} }
+func (b *replay) reader() io.ReadCloser {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return &replayReader{b: b, attempt: b.attempt}
+}
 
-// again prepares another attempt and reports whether there can be one. It waits
-// for a read that is under way.
+// again prepares another attempt and reports whether there can be one.
 func (b *replay) again() bool {
 	if b == nil {
 		return true
 	}
-	b.attempt.Add(1)
-	b.reading.Lock()
-	defer b.reading.Unlock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.lost {
 		return false
 	}
-	b.closing.Lock()
-	b.closed = false
-	b.closing.Unlock()
-	b.keeping.Store(false) // there is no third
+	b.attempt++
+	b.closed, b.keeping = false, false // there is no third
+	b.read.Broadcast()
 	return true
 }
 
@@ -64,47 +65,62 @@ func (b *replay) finish() {
 	if b == nil {
 		return
 	}
-	b.keeping.Store(false)
-	b.closing.Lock()
-	defer b.closing.Unlock()
-	if b.last = true; b.closed {
+	b.mu.Lock()
+	b.keeping, b.last = false, true
+	closed := b.closed
+	b.mu.Unlock()
+	if closed {
 		_ = b.body.Close()
 	}
 }
 
 type replayReader struct {
 	b       *replay
-	attempt int32
-	at      int // of what was kept; read by one goroutine
+	attempt int
+	at      int // of what was kept; guarded by b.mu
 }
 
 // Read implements io.Reader.
 func (r *replayReader) Read(p []byte) (int, error) {
 	b := r.b
-	b.reading.Lock()
-	defer b.reading.Unlock()
-	if r.attempt != b.attempt.Load() {
-		return 0, errOtherAttempt
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for {
+		switch {
+		case r.attempt != b.attempt:
+			return 0, errOtherAttempt
+		case r.at < len(b.kept):
+			n := copy(p, b.kept[r.at:])
+			r.at += n
+			return n, nil
+		case b.end != nil:
+			return 0, b.end
+		}
+		if !b.reading {
+			return r.readOn(p)
+		}
+		b.read.Wait() // an earlier attempt reads what is ours
 	}
-	if r.at < len(b.kept) {
-		n := copy(p, b.kept[r.at:])
-		r.at += n
-		return n, nil
-	}
-	if b.end != nil {
-		return 0, b.end
-	}
+}
+
+// readOn reads from the body itself. b.mu is held, but not meanwhile.
+func (r *replayReader) readOn(p []byte) (int, error) {
+	b := r.b
+	b.reading = true
+	b.mu.Unlock()
 	n, err := b.body.Read(p)
-	b.end = err
+	b.mu.Lock()
+	b.reading, b.end = false, err
+	b.read.Broadcast()
 	switch {
-	case b.keeping.Load() && int64(len(b.kept)+n) <= b.most:
+	case r.attempt != b.attempt: // it belongs to the next one
+		b.kept = append(b.kept, p[:n]...)
+		return 0, errOtherAttempt
+	case b.keeping && int64(len(b.kept)+n) <= b.most:
 		b.kept = append(b.kept, p[:n]...)
 		r.at += n
 	case n > 0:
-		b.lost = true
-		if r.attempt == 0 {
-			b.kept, r.at = nil, 0
-		}
+		b.lost, b.kept, r.at = true, nil, 0
 	}
 	return n, err
 }
@@ -112,13 +128,15 @@ func (r *replayReader) Read(p []byte) (int, error) {
 // Close implements io.Closer.
 func (r *replayReader) Close() error {
 	b := r.b
-	b.closing.Lock()
-	defer b.closing.Unlock()
-	if r.attempt != b.attempt.Load() || b.closed {
+	b.mu.Lock()
+	if r.attempt != b.attempt || b.closed {
+		b.mu.Unlock()
 		return nil
 	}
 	b.closed = true
-	if b.last {
+	last := b.last
+	b.mu.Unlock()
+	if last {
 		return b.body.Close()
 	}
 	return nil

@@ -385,3 +385,55 @@ func TestTransport_Allocations(t *testing.T) {
 		t.Errorf("putting it on a request costs %v allocations", n)
 	}
 }
+
+// TestTransport_RefusedWhileItWaits: a stream whose client waits for an answer
+// before it sends on is sent again at once, not when it sends.
+func TestTransport_RefusedWhileItWaits(t *testing.T) {
+	var n atomic.Int32
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).EnableFullDuplex()
+		n.Add(1)
+		if r.Header.Get("Authorization") != "new" {
+			w.WriteHeader(401)
+			return
+		}
+		three := make([]byte, 3)
+		for range 2 {
+			if _, err := io.ReadFull(r.Body, three); err != nil {
+				return
+			}
+			_, _ = w.Write(three)
+			w.(http.Flusher).Flush()
+		}
+	}))
+	defer srv.Close()
+	tr := transport(t, &keys{now: "old", next: []string{"new"}})
+	in, out := io.Pipe()
+	defer out.Close()
+	r, _ := http.NewRequest("POST", srv.URL, in)
+	go func() { _, _ = io.WriteString(out, "one") }()
+	done := make(chan *http.Response, 1)
+	go func() {
+		res, err := tr.RoundTrip(r)
+		if err != nil {
+			t.Error(err)
+		}
+		done <- res
+	}()
+	var res *http.Response
+	select {
+	case res = <-done:
+	case <-time.After(5 * time.Second):
+		t.Fatal("it waits for the client, who waits for it")
+	}
+	defer res.Body.Close()
+	for _, text := range []string{"one", "two"} {
+		if text == "two" {
+			_, _ = io.WriteString(out, text)
+		}
+		three := make([]byte, 3)
+		if _, err := io.ReadFull(res.Body, three); err != nil || string(three) != text {
+			t.Fatalf("%q %v", three, err)
+		}
+	}
+}
