@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/fetch"
+	"github.com/caddy-auth/caddy-auth/internal/forward"
 	"github.com/caddy-auth/caddy-auth/internal/outbound"
 	"github.com/caddy-auth/caddy-auth/internal/verifier"
 )
@@ -106,6 +107,13 @@ func (a *App) provisionSource(name string, c *OutboundConfig) error {
 		return err
 	}
 	if c.Header != nil {
+		identity, err := forward.Compile((*IdentityHeaders)(nil).over(a.IdentityHeaders))
+		if err != nil {
+			return wrapIf("identity_headers", err)
+		}
+		if identity.Claims(c.Header.Name) {
+			return fmt.Errorf("header %s would be taken for an identity header: upstreams trust those", c.Header.Name)
+		}
 		masker.AddHeaders(c.Header.Name)
 	}
 	text, err := json.Marshal(c)

@@ -512,8 +512,12 @@ func TestOutbound_Reload(t *testing.T) {
 	for name, bad := range map[string]string{
 		"no such outbound":  "reverse_proxy 127.0.0.1:1 {\ntransport auth_outbound nobody\n}",
 		"an unset variable": "",
+		"identity":          "",
 	} {
 		o := options{auth: p.block("{env.OUTBOUND_NOT_SET}"), raw: raw}
+		if name == "identity" {
+			o.auth = "outbound x {\nheader x_auth_subject root\n}"
+		}
 		if bad != "" {
 			o = options{auth: p.block(p.secret), raw: "http://{addr} {\n" + bad + "\n}"}
 		}
