@@ -12,6 +12,8 @@ import (
 type Credential struct {
 	Header string // canonical name
 	Value  auth.Secret
+
+	token *held // nil: a key
 }
 
 // Is reports whether two credentials are the same.
@@ -69,11 +71,11 @@ func failureOf(err error) *Failure {
 	return unavailable("getting a token", err)
 }
 
-// hopHeaders belong to a connection or to the message's form; a credential
-// can't be in them.
+// hopHeaders belong to a connection or to the message's form, or are written by
+// the proxy; a credential can't be in them.
 var hopHeaders = map[string]bool{
 	"Connection": true, "Content-Encoding": true, "Content-Length": true, "Content-Type": true, "Expect": true, "Host": true, "Keep-Alive": true, "Proxy-Authenticate": true,
-	"Proxy-Authorization": true, "Proxy-Connection": true, "Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true,
+	"Proxy-Authorization": true, "Forwarded": true, "Via": true, "X-Forwarded-For": true, "X-Forwarded-Host": true, "X-Forwarded-Proto": true, "Proxy-Connection": true, "Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true,
 }
 
 // CheckHeader says what is wrong with a header that is to carry a credential.
@@ -82,7 +84,7 @@ func CheckHeader(name string) error {
 		return auth.Invalidf("%q can't be the name of a header", name)
 	}
 	if hopHeaders[http.CanonicalHeaderKey(name)] {
-		return auth.Invalidf("%s can't carry a credential: it belongs to the connection or the message", name)
+		return auth.Invalidf("%s can't carry a credential: it belongs to the connection, the message or the proxy", name)
 	}
 	return nil
 }

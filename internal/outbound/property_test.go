@@ -444,6 +444,22 @@ func TestFleet_Replayed(t *testing.T) {
 	})
 }
 
+// TestFleet_Clocks: a token that was fetched by a clock that is ahead would seem
+// to live longer than it does, and is not used.
+func TestFleet_Clocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(1, 10*time.Minute)
+		now := time.Now()
+		for ahead, used := range map[time.Duration]bool{-2 * time.Minute: true, 0: true, 500 * time.Millisecond: true, 5 * time.Minute: false, -time.Hour: false} {
+			g := Grant{Token: auth.NewSecret(fmt.Sprint("t", ahead)), Issued: now.Add(ahead), Expires: now.Add(ahead + 5*time.Minute)}
+			if got := w.tokens[0].serves(g, goal{}, now); got != used {
+				t.Errorf("%s ahead: %v", ahead, got)
+			}
+		}
+		w.tokens[0].Close()
+	})
+}
+
 // TestFleet_HolderDies: the others wait for it for the life of its lock, not
 // longer.
 func TestFleet_HolderDies(t *testing.T) {

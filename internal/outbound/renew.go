@@ -11,6 +11,10 @@ import (
 // maxRemembered bounds how many refused tokens are remembered.
 const maxRemembered = 8
 
+// acceptedLately is how long after the upstream took a token a refusal of it says
+// nothing about the token.
+const acceptedLately = time.Second
+
 // refusedRate is how often a refusal by the upstream makes a token be fetched
 // that was not due: one path that always answers 401 must not make every request
 // to it a question to the token endpoint.
@@ -28,9 +32,13 @@ func (t *Tokens) Renew(ctx context.Context, refused Credential) (Credential, err
 	}
 	if h != nil && h.credential.Is(refused) && !h.doubted.Load() {
 		if t.flight == nil && !t.mayForce(now) {
+			left := refusedRate.Left(t.forced, now)
 			t.mu.Unlock()
 			t.tellRefused(false)
-			return Credential{}, ErrKept
+			if last := h.accepted.Load(); last == 0 || now.UnixMilli()-last < acceptedLately.Milliseconds() {
+				return Credential{}, ErrKept // this request is what is refused, or every token is
+			}
+			return Credential{}, &Failure{Cause: CauseUnavailable, Detail: "the upstream refuses the token, and others were asked for too often lately", RetryAfter: left}
 		}
 		h.doubted.Store(true)
 		t.remember(auth.FingerprintOf(h.Token.Reveal()))
@@ -42,10 +50,7 @@ func (t *Tokens) Renew(ctx context.Context, refused Credential) (Credential, err
 	if f == nil {
 		return Credential{}, failure
 	}
-	if err := t.wait(ctx, f); err != nil {
-		return Credential{}, err
-	}
-	c, err := t.afterFlight()
+	c, err := t.after(ctx, f)
 	switch {
 	case err != nil:
 		return c, err
@@ -58,6 +63,23 @@ func (t *Tokens) Renew(ctx context.Context, refused Credential) (Credential, err
 		return Credential{}, t.failureAt(time.Now())
 	}
 	return Credential{}, ErrKept // the server gives out the same one
+}
+
+// Accepted implements Source. A token that helped does not count against how
+// often they are fetched for a refusal.
+func (t *Tokens) Accepted(c Credential, renewed bool) {
+	if c.token == nil {
+		return
+	}
+	now := time.Now().UnixMilli()
+	if now-c.token.accepted.Load() >= acceptedLately.Milliseconds()/4 { // so that processors don't fight for it
+		c.token.accepted.Store(now)
+	}
+	if renewed && c.token.helped.CompareAndSwap(false, true) {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.forced = t.forced.Add(-refusedRate.Every)
+	}
 }
 
 func (t *Tokens) tellRefused(renewed bool) {

@@ -22,8 +22,10 @@ type replay struct {
 	kept    []byte
 	lost    bool  // something was read that is not kept
 	end     error // what ended the body
-	closed  bool  // the present attempt has closed it
+	closed  bool  // the present attempt is done with it
 	last    bool  // there is no other attempt
+	given   bool  // it was closed
+	late    bool  // it is to be closed when the read under way has ended
 }
 
 // errOtherAttempt ends an attempt that was given up.
@@ -67,11 +69,44 @@ func (b *replay) finish() {
 	}
 	b.mu.Lock()
 	b.keeping, b.last = false, true
+	if b.attempt == 0 {
+		b.kept = nil // its only reader has read all of it
+	}
 	closed := b.closed
 	b.mu.Unlock()
 	if closed {
-		_ = b.body.Close()
+		_ = b.close()
 	}
+}
+
+// abandon says that nobody wants the body any more: it is closed, once a read
+// that is under way has ended.
+func (b *replay) abandon() {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	b.attempt++
+	b.keeping, b.last, b.kept = false, true, nil
+	b.late = b.reading
+	late := b.late
+	b.read.Broadcast()
+	b.mu.Unlock()
+	if !late {
+		_ = b.close()
+	}
+}
+
+// close closes the body, once: who made it may use it for another request then.
+func (b *replay) close() error {
+	b.mu.Lock()
+	given := b.given
+	b.given = true
+	b.mu.Unlock()
+	if given {
+		return nil
+	}
+	return b.body.Close()
 }
 
 type replayReader struct {
@@ -91,7 +126,9 @@ func (r *replayReader) Read(p []byte) (int, error) {
 			return 0, errOtherAttempt
 		case r.at < len(b.kept):
 			n := copy(p, b.kept[r.at:])
-			r.at += n
+			if r.at += n; r.at == len(b.kept) && !b.keeping {
+				b.kept, r.at = nil, 0
+			}
 			return n, nil
 		case b.end != nil:
 			return 0, b.end
@@ -113,6 +150,11 @@ func (r *replayReader) readOn(p []byte) (int, error) {
 	b.reading, b.end = false, err
 	b.read.Broadcast()
 	switch {
+	case b.late:
+		b.mu.Unlock()
+		_ = b.close()
+		b.mu.Lock()
+		return 0, errOtherAttempt
 	case r.attempt != b.attempt: // it belongs to the next one
 		b.kept = append(b.kept, p[:n]...)
 		return 0, errOtherAttempt
@@ -137,7 +179,7 @@ func (r *replayReader) Close() error {
 	last := b.last
 	b.mu.Unlock()
 	if last {
-		return b.body.Close()
+		return b.close()
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package outbound
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -17,7 +18,7 @@ const (
 	watchInterval = 500 * time.Millisecond
 	// settleTime is how long a file must read the same before it is believed:
 	// it may be half written.
-	settleTime = 50 * time.Millisecond
+	settleTime = 200 * time.Millisecond
 	// lookInterval is how often refusals by the upstream make a file be read.
 	lookInterval = time.Second
 	// maxSecretFile is the longest file that is read, in bytes.
@@ -28,8 +29,8 @@ const (
 type Secret interface {
 	// Current returns the secret. It does no I/O.
 	Current() auth.Secret
-	// Look looks now whether the secret has changed.
-	Look()
+	// Look looks now whether the secret has changed, until ctx ends.
+	Look(ctx context.Context)
 	// Watch calls changed after every change until stop is called.
 	Watch(changed func()) (stop func())
 }
@@ -40,7 +41,7 @@ type fixed struct{ text auth.Secret }
 func Fixed(text auth.Secret) Secret { return fixed{text} }
 
 func (f fixed) Current() auth.Secret  { return f.text }
-func (fixed) Look()                   {}
+func (fixed) Look(context.Context)    {}
 func (fixed) Watch(func()) (_ func()) { return func() {} }
 
 // FileEvents are told about a file. Fields may be nil; they must not block.
@@ -59,17 +60,21 @@ type File struct {
 
 	current atomic.Pointer[auth.Secret]
 
-	mu     sync.Mutex // held while the file is read; guards looked, broken
-	looked time.Time
-	broken string // what was said to be wrong; "": nothing
+	mu     sync.Mutex // held while the file is read; guards broken
+	broken string     // what was said to be wrong; "": nothing
 	bad    atomic.Bool
+
+	lookMu  sync.Mutex // guards what follows
+	looked  time.Time
+	looking chan struct{} // closed when the look has ended
 }
 
 // NewFile reads a secret from a file. One line end at its end is not a part of
 // it. check says, without repeating it, what is wrong with a secret; a file
 // that is wrong now is an error.
 func NewFile(path string, check func(text string) error) (*File, error) {
-	f := &File{path: path, check: check}
+	f := &File{path: path, check: check, looking: make(chan struct{})}
+	close(f.looking)
 	f.SetEvents(FileEvents{})
 	text, err := f.read()
 	if err != nil {
@@ -93,13 +98,35 @@ func (f *File) Current() auth.Secret { return *f.current.Load() }
 
 // Look implements Secret. However often it is called, the file is read about
 // once a second; who comes meanwhile gets what was read then.
-func (f *File) Look() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if now := time.Now(); now.Sub(f.looked) >= lookInterval {
-		f.looked = now
-		f.refresh()
+func (f *File) Look(ctx context.Context) {
+	f.lookMu.Lock()
+	select {
+	case <-f.looking:
+		if time.Since(f.looked) >= lookInterval {
+			f.looking = make(chan struct{})
+			go f.look(f.looking)
+		}
+	default: // one is under way
 	}
+	done := f.looking
+	f.lookMu.Unlock()
+	late := time.NewTimer(lookInterval) // a file system may hang
+	defer late.Stop()
+	select {
+	case <-done:
+	case <-late.C:
+	case <-ctx.Done():
+	}
+}
+
+func (f *File) look(done chan struct{}) {
+	f.mu.Lock()
+	f.refresh()
+	f.mu.Unlock()
+	f.lookMu.Lock()
+	f.looked = time.Now()
+	f.lookMu.Unlock()
+	close(done)
 }
 
 // Watch implements Secret.
@@ -125,7 +152,13 @@ func (f *File) Watch(changed func()) (stop func()) {
 			}
 		}
 	}()
-	return sync.OnceFunc(func() { close(end); <-ended })
+	return sync.OnceFunc(func() {
+		close(end)
+		select {
+		case <-ended:
+		case <-time.After(lookInterval): // a file system hangs
+		}
+	})
 }
 
 // refresh reads the file. f.mu is held.

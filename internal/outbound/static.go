@@ -32,7 +32,7 @@ func (s *Static) Credential(context.Context) (Credential, error) {
 	if c := s.current.Load(); c != nil && c.secret == secret {
 		return c.credential, nil
 	}
-	c := &staticCredential{secret, Credential{s.header, auth.NewSecret(s.prefix + secret.Reveal())}}
+	c := &staticCredential{secret, Credential{Header: s.header, Value: auth.NewSecret(s.prefix + secret.Reveal())}}
 	s.current.Store(c)
 	return c.credential, nil
 }
@@ -43,9 +43,12 @@ func (s *Static) Renew(ctx context.Context, refused Credential) (Credential, err
 	if c, _ := s.Credential(ctx); !c.Is(refused) {
 		return c, nil
 	}
-	s.secret.Look()
+	s.secret.Look(ctx)
 	if c, _ := s.Credential(ctx); !c.Is(refused) {
 		return c, nil
 	}
 	return Credential{}, ErrKept
 }
+
+// Accepted does nothing: a key is what it is.
+func (*Static) Accepted(Credential, bool) {}

@@ -79,7 +79,9 @@ type held struct {
 	refresh    time.Time // when another is fetched
 	usable     time.Time // until when it is used
 	used       atomic.Bool
-	doubted    atomic.Bool // the upstream refused it
+	doubted    atomic.Bool  // the upstream refused it
+	helped     atomic.Bool  // the upstream took it where it had refused another
+	accepted   atomic.Int64 // when the upstream took it last, about; Unix milliseconds
 }
 
 func (h *held) usableAt(now time.Time) bool { return h != nil && now.Before(h.usable) }
@@ -96,6 +98,7 @@ func (h *held) take() Credential {
 type flight struct {
 	goal goal
 	done chan struct{}
+	next *flight // with the new secret, if that has changed; set before done is closed
 }
 
 // goal is what a token must be to end a flight.
@@ -170,29 +173,32 @@ func (t *Tokens) Credential(ctx context.Context) (Credential, error) {
 	t.mu.Lock()
 	h := t.current.Load()
 	f := t.begin(now, goal{notThis: h})
-	failure, failures := t.failureAt(now), t.failures
+	failure := t.failureAt(now)
 	t.mu.Unlock()
-	if h.usableAt(now) && (!h.doubted.Load() || failures > 0 || f == nil) {
+	if h.usableAt(now) { // one that was refused too: perhaps not to this request
 		return h.take(), nil
 	}
 	if f == nil {
 		return Credential{}, failure
 	}
-	if err := t.wait(ctx, f); err != nil {
-		return Credential{}, err
-	}
-	return t.afterFlight()
+	return t.after(ctx, f)
 }
 
-// afterFlight is the credential when a flight has ended.
-func (t *Tokens) afterFlight() (Credential, error) {
-	now := time.Now()
-	if h := t.current.Load(); h.usableAt(now) {
-		return h.take(), nil
+// after is the credential when a flight has ended, and the one that began
+// because the secret had changed meanwhile.
+func (t *Tokens) after(ctx context.Context, f *flight) (Credential, error) {
+	for f != nil {
+		if err := t.wait(ctx, f); err != nil {
+			return Credential{}, err
+		}
+		if h := t.current.Load(); h.usableAt(time.Now()) {
+			return h.take(), nil
+		}
+		f = f.next
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return Credential{}, t.failureAt(now)
+	return Credential{}, t.failureAt(time.Now())
 }
 
 // awaitStart waits until Start was called.
@@ -224,7 +230,7 @@ func (t *Tokens) waitFor(ctx context.Context, done <-chan struct{}, late string)
 
 // failureAt is the last failure, as it is to be told at now. t.mu is held.
 func (t *Tokens) failureAt(now time.Time) *Failure {
-	f := Failure{Cause: CauseUnavailable, Detail: "a token expired as it came"}
+	f := Failure{Cause: CauseUnavailable, Detail: "no token yet"}
 	if t.failure != nil {
 		f = *t.failure
 	}
@@ -241,7 +247,7 @@ func (t *Tokens) begin(now time.Time, g goal) *flight {
 	if now.Before(t.notBefore) {
 		return nil
 	}
-	t.flight = &flight{g, make(chan struct{})}
+	t.flight = &flight{goal: g, done: make(chan struct{})}
 	go t.fly(t.flight)
 	return t.flight
 }
@@ -251,10 +257,13 @@ func (t *Tokens) fly(f *flight) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*t.ask.Timeout()+waitLonger)
 	defer cancel()
 	g, from, err := t.obtain(ctx, f.goal)
+	now := time.Now()
+	if err == nil {
+		err = t.worth(g, f.goal, now)
+	}
 	if got := t.events.Load().Got; err == nil && got != nil {
 		got(g, from) // before anybody uses it
 	}
-	now := time.Now()
 	t.mu.Lock()
 	t.flight = nil
 	told := func() {}
@@ -266,7 +275,7 @@ func (t *Tokens) fly(f *flight) {
 	if t.again && !t.closed {
 		t.again, t.notBefore = false, time.Time{}
 		if h := t.current.Load(); err != nil || g.By != t.ask.By() {
-			t.begin(now, goal{notThis: h, by: t.ask.By()})
+			f.next = t.begin(now, goal{notThis: h, by: t.ask.By()})
 		}
 	}
 	t.mu.Unlock()
@@ -274,9 +283,24 @@ func (t *Tokens) fly(f *flight) {
 	close(f.done)
 }
 
+// worth says why a token is not worth to be used: it is over as it comes, or
+// before the present one.
+func (t *Tokens) worth(g Grant, goal goal, now time.Time) error {
+	_, usable := t.times(g, 0)
+	if !now.Before(usable) {
+		return &Failure{Cause: CauseAnswer, Detail: "the token had expired when it came"}
+	}
+	h := goal.notThis
+	if h.usableAt(now) && usable.Before(h.usable) && !h.doubted.Load() && goal.by == (auth.Fingerprint{}) && !h.Token.Equal(g.Token) {
+		return &Failure{Cause: CauseAnswer, Detail: "the new token ends before the present one"}
+	}
+	return nil
+}
+
 // adopt puts a token in use. t.mu is held.
 func (t *Tokens) adopt(g Grant, now time.Time) {
-	h := &held{Grant: g, credential: Credential{"Authorization", auth.NewSecret("Bearer " + g.Token.Reveal())}}
+	h := &held{Grant: g}
+	h.credential = Credential{"Authorization", auth.NewSecret("Bearer " + g.Token.Reveal()), h}
 	h.refresh, h.usable = t.times(g, rand.Float64())
 	t.current.Store(h)
 	t.failures, t.failure, t.notBefore = 0, nil, time.Time{}

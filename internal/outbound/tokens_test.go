@@ -248,24 +248,130 @@ func TestTokens_RefusedByAThousand(t *testing.T) {
 	})
 }
 
-// TestTokens_RefusedAlways: an upstream that refuses whatever it gets does not
-// make the token endpoint be asked for every request.
+// TestTokens_RefusedAlways: an upstream that refuses whatever it gets, or refuses
+// one kind of request, does not make the token endpoint be asked for every
+// request; its 401 is the client's then.
 func TestTokens_RefusedAlways(t *testing.T) {
+	for _, others := range []bool{false, true} { // whether it takes other requests
+		synctest.Test(t, func(t *testing.T) {
+			i := newIssuer(time.Hour)
+			s := started(i, 0)
+			defer s.Close()
+			kept := 0
+			for range 600 { // a minute
+				c := get(t, s)
+				if others {
+					s.Accepted(c, false)
+				}
+				if _, err := s.Renew(t.Context(), c); errors.Is(err, ErrKept) {
+					kept++
+				} else if err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+			if n := i.asked(); n > 10 || n < 5 || kept != 600-(n-1) {
+				t.Errorf("asked %d times, kept %d times", n, kept)
+			}
+		})
+	}
+}
+
+// TestTokens_RevokedAfterThat: when a client has used up what refusals may cost,
+// nobody is told that a token is bad which may have been revoked; and what helped
+// costs nothing.
+func TestTokens_RevokedAfterThat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := newIssuer(time.Hour)
 		s := started(i, 0)
 		defer s.Close()
-		kept := 0
-		for range 600 { // a minute
-			if _, err := s.Renew(t.Context(), get(t, s)); errors.Is(err, ErrKept) {
-				kept++
-			} else if err != nil {
+		for range 20 { // revoked again and again, and each time replaced
+			c, err := s.Renew(t.Context(), get(t, s))
+			if err != nil {
 				t.Fatal(err)
+			}
+			s.Accepted(c, true)
+			s.Accepted(c, true)
+			time.Sleep(100 * time.Millisecond)
+		}
+		for range 6 { // a request that is always refused
+			_, _ = s.Renew(t.Context(), get(t, s))
+		}
+		s.Accepted(get(t, s), false) // while others pass
+		time.Sleep(2 * time.Second)
+		began := time.Now()
+		for { // and now it is revoked
+			_, err := s.Renew(t.Context(), get(t, s))
+			if err == nil {
+				break
+			}
+			var f *Failure
+			if !errors.As(err, &f) || f.Cause != CauseUnavailable || f.RetryAfter <= 0 {
+				t.Fatalf("%v", err)
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
-		if n := i.asked(); n > 10 || n < 5 || kept != 600-(n-1) {
-			t.Errorf("asked %d times, kept %d times", n, kept)
+		if took := time.Since(began); took > refusedRate.Every {
+			t.Errorf("it took %s", took)
+		}
+	})
+}
+
+// TestTokens_OthersDoNotWait: who is refused waits for another token; who is not
+// goes on.
+func TestTokens_OthersDoNotWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := newIssuer(time.Hour)
+		s := started(i, 0)
+		defer s.Close()
+		first := get(t, s)
+		i.set(func() { i.slow = time.Hour })
+		var all sync.WaitGroup
+		all.Go(func() {
+			var f *Failure
+			if _, err := s.Renew(t.Context(), first); !errors.As(err, &f) {
+				t.Error(err)
+			}
+		})
+		for range 100 {
+			began := time.Now()
+			if c := get(t, s); !c.Is(first) || time.Since(began) > 0 {
+				t.Fatalf("waited %s", time.Since(began))
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		all.Wait()
+	})
+}
+
+// TestTokens_WorseToken: a refresh that brings a token which ends before the
+// present one, or has ended, is a failure, and the present one goes on.
+func TestTokens_WorseToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := newIssuer(20 * time.Second)
+		s := started(i, 0)
+		defer s.Close()
+		first := get(t, s)
+		i.set(func() { i.life, i.slow = time.Second, 1200*time.Millisecond })
+		for i.goodFor(first) > 2*time.Second {
+			if c := get(t, s); !c.Is(first) {
+				t.Fatal("another token")
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		if n := i.asked(); n < 2 || n > 6 {
+			t.Errorf("asked %d times", n)
+		}
+		time.Sleep(2 * time.Second)
+		before := i.asked()
+		for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+			var f *Failure
+			if _, err := s.Credential(t.Context()); !errors.As(err, &f) || f.Cause != CauseAnswer {
+				t.Fatal(err)
+			}
+		}
+		if n := i.asked() - before; n > 8 {
+			t.Errorf("asked %d times for tokens that have ended when they come", n)
 		}
 	})
 }

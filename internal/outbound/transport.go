@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 )
@@ -16,9 +17,12 @@ import (
 // bytes.
 const DefaultMaxReplay = 64 << 10
 
-// maxDrain is how much of an answer that nobody sees is read, so that its
+// How much of an answer that nobody sees is read, and for how long, so that its
 // connection can be used again.
-const maxDrain = 4 << 10
+const (
+	maxDrain  = 4 << 10
+	drainTime = 200 * time.Millisecond
+)
 
 // Source gives the credential for requests.
 type Source interface {
@@ -26,6 +30,9 @@ type Source interface {
 	Credential(ctx context.Context) (Credential, error)
 	// Renew returns another than one that the upstream refused, or ErrKept.
 	Renew(ctx context.Context, refused Credential) (Credential, error)
+	// Accepted tells that the upstream took one; renewed: which it had just
+	// refused another for.
+	Accepted(c Credential, renewed bool)
 }
 
 // Transport sends requests with a credential of ours and without the caller's.
@@ -49,17 +56,23 @@ type Transport struct {
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if leaves(r) {
 		out := *r
-		out.Header = t.stripped(r, "")
+		out.Header, out.Trailer = t.stripped(r, ""), nil
 		return t.Base.RoundTrip(&out)
 	}
 	c, err := t.Source.Credential(r.Context())
 	if err != nil {
+		if r.Body != nil {
+			_ = r.Body.Close() // nobody reads it
+		}
 		return t.fail(r, err)
 	}
 	body := t.keep(r)
 	res, err := t.send(r, c, body)
 	if err != nil || res.StatusCode != http.StatusUnauthorized {
 		body.finish()
+		if err == nil {
+			t.Source.Accepted(c, false)
+		}
 		return res, err
 	}
 	return t.refused(r, res, c, body)
@@ -75,7 +88,7 @@ func (t *Transport) refused(r *http.Request, res *http.Response, c Credential, b
 		return res, nil
 	case err != nil: // not the client's fault
 		discard(res)
-		body.finish()
+		body.abandon()
 		return t.fail(r, err)
 	case !body.again(): // the next request is good
 		body.finish()
@@ -84,18 +97,26 @@ func (t *Transport) refused(r *http.Request, res *http.Response, c Credential, b
 	discard(res)
 	res, err = t.send(r, next, body)
 	body.finish()
+	if err == nil && res.StatusCode != http.StatusUnauthorized {
+		t.Source.Accepted(next, true)
+	}
 	return res, err
 }
 
-// send sends a copy of a request.
+// send sends a copy of a request, without trailers: the caller's could hold
+// anything, and nobody looks at them.
 func (t *Transport) send(r *http.Request, c Credential, body *replay) (*http.Response, error) {
 	out := *r
-	out.Header = t.stripped(r, c.Header)
+	out.Header, out.Trailer = t.stripped(r, c.Header), nil
 	out.Header[c.Header] = []string{c.Value.Reveal()}
 	if body != nil {
-		out.Body = body.reader()
+		out.Body, out.GetBody = body.reader(), nil
 	}
-	return t.Base.RoundTrip(&out)
+	res, err := t.Base.RoundTrip(&out)
+	if res != nil {
+		res.Request = r // not the one that holds the credential
+	}
+	return res, err
 }
 
 // stripped returns a request's headers without what carries a credential of the
@@ -117,14 +138,17 @@ func (t *Transport) stripped(r *http.Request, ours string) http.Header {
 	return out
 }
 
-// leaves reports whether a request follows a redirect to another server, where
-// nothing of ours must go.
+// leaves reports whether a request has followed a redirect to another server,
+// where nothing of ours must go, at whichever step.
 func leaves(r *http.Request) bool {
-	if r.Response == nil || r.Response.Request == nil {
-		return false
+	for r.Response != nil && r.Response.Request != nil {
+		from := r.Response.Request
+		if !strings.EqualFold(from.URL.Host, r.URL.Host) || from.URL.Scheme != r.URL.Scheme {
+			return true
+		}
+		r = from
 	}
-	from := r.Response.Request.URL
-	return !strings.EqualFold(from.Host, r.URL.Host) || from.Scheme != r.URL.Scheme
+	return false
 }
 
 // keep prepares a request's body to be sent again; nil without one.
@@ -142,10 +166,8 @@ func (t *Transport) keep(r *http.Request) *replay {
 	return newReplay(r.Body, most)
 }
 
+// fail is the answer where there is no credential.
 func (t *Transport) fail(r *http.Request, err error) (*http.Response, error) {
-	if r.Body != nil {
-		_ = r.Body.Close() // nobody reads it
-	}
 	var f *Failure
 	if !errors.As(err, &f) {
 		return nil, err // the client is gone
@@ -153,8 +175,13 @@ func (t *Transport) fail(r *http.Request, err error) (*http.Response, error) {
 	return t.Failed(r, f), nil
 }
 
-// discard gives an answer's connection back.
+// discard gives an answer's connection back, or closes it if the answer is long
+// or slow. It does not wait.
 func discard(res *http.Response) {
-	_, _ = io.CopyN(io.Discard, res.Body, maxDrain) // if it can't be, it is closed
-	_ = res.Body.Close()
+	go func() {
+		late := time.AfterFunc(drainTime, func() { _ = res.Body.Close() })
+		defer late.Stop()
+		_, _ = io.CopyN(io.Discard, res.Body, maxDrain)
+		_ = res.Body.Close()
+	}()
 }

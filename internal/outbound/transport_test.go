@@ -1,11 +1,13 @@
 package outbound
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -26,9 +28,20 @@ type keys struct {
 	renewed int
 	failure error
 	renew   error
+
+	accepted, helped int
 }
 
-func (k *keys) credential() Credential { return Credential{"Authorization", auth.NewSecret(k.now)} }
+func (k *keys) Accepted(_ Credential, renewed bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.accepted++
+	if renewed {
+		k.helped++
+	}
+}
+
+func (k *keys) credential() Credential { return Credential{Header: "Authorization", Value: auth.NewSecret(k.now)} }
 
 func (k *keys) Credential(context.Context) (Credential, error) {
 	k.mu.Lock()
@@ -263,14 +276,38 @@ func TestTransport_Redirect(t *testing.T) {
 		http.Redirect(w, r, other.URL, http.StatusFound)
 	}))
 	defer srv.Close()
+	within := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // it leads on, on its own host
+		if r.Header.Get("Authorization") != "" {
+			t.Errorf("%s: the credential went along", r.URL)
+		}
+		if r.URL.Path == "/1" {
+			http.Redirect(w, r, "/2", http.StatusFound)
+		}
+	}))
+	defer within.Close()
 	tr := transport(t, &keys{now: "ours"})
-	res, err := (&http.Client{Transport: tr}).Get(srv.URL + "/here")
+	for _, start := range []string{srv.URL + "/here", srv.URL + "/there"} {
+		res, err := (&http.Client{Transport: tr}).Get(start)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != 200 {
+			t.Errorf("%s", res.Status)
+		}
+	}
+	if other.n.Load() != 2 {
+		t.Errorf("%d", other.n.Load())
+	}
+	lead := httptest.NewServer(http.RedirectHandler(within.URL+"/1", http.StatusFound))
+	defer lead.Close()
+	res, err := (&http.Client{Transport: tr}).Get(lead.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_ = res.Body.Close()
-	if res.StatusCode != 200 || other.n.Load() != 1 {
-		t.Errorf("%s", res.Status)
+	if res.StatusCode != 200 || res.Request.Header.Get("Authorization") != "" {
+		t.Errorf("%s %v", res.Status, res.Request.Header)
 	}
 }
 
@@ -386,31 +423,53 @@ func TestTransport_Allocations(t *testing.T) {
 	}
 }
 
+// hasty is an upstream that refuses as soon as it has the headers, which Go's
+// server does not do, and says back twice three bytes of what it takes.
+func hasty(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				r, err := http.ReadRequest(bufio.NewReader(conn))
+				if err != nil {
+					return
+				}
+				if r.Header.Get("Authorization") != "new" {
+					_, _ = io.WriteString(conn, "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+					_, _ = io.Copy(io.Discard, r.Body)
+					return
+				}
+				_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n")
+				three := make([]byte, 3)
+				for range 2 {
+					if _, err := io.ReadFull(r.Body, three); err != nil {
+						return
+					}
+					_, _ = conn.Write(three)
+				}
+			}()
+		}
+	}()
+	return "http://" + l.Addr().String()
+}
+
 // TestTransport_RefusedWhileItWaits: a stream whose client waits for an answer
 // before it sends on is sent again at once, not when it sends.
 func TestTransport_RefusedWhileItWaits(t *testing.T) {
-	var n atomic.Int32
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_ = http.NewResponseController(w).EnableFullDuplex()
-		n.Add(1)
-		if r.Header.Get("Authorization") != "new" {
-			w.WriteHeader(401)
-			return
-		}
-		three := make([]byte, 3)
-		for range 2 {
-			if _, err := io.ReadFull(r.Body, three); err != nil {
-				return
-			}
-			_, _ = w.Write(three)
-			w.(http.Flusher).Flush()
-		}
-	}))
-	defer srv.Close()
+	at := hasty(t)
 	tr := transport(t, &keys{now: "old", next: []string{"new"}})
 	in, out := io.Pipe()
 	defer out.Close()
-	r, _ := http.NewRequest("POST", srv.URL, in)
+	r, _ := http.NewRequest("POST", at, in)
 	go func() { _, _ = io.WriteString(out, "one") }()
 	done := make(chan *http.Response, 1)
 	go func() {
@@ -435,5 +494,142 @@ func TestTransport_RefusedWhileItWaits(t *testing.T) {
 		if _, err := io.ReadFull(res.Body, three); err != nil || string(three) != text {
 			t.Fatalf("%q %v", three, err)
 		}
+	}
+}
+
+// strict is a body that must not be closed while it is read, nor twice: its
+// buffer is given to another request then, as Caddy's request_buffers does.
+type strict struct {
+	io.Reader
+	t      *testing.T
+	busy   atomic.Bool
+	closed atomic.Int32
+}
+
+func (b *strict) Read(p []byte) (int, error) {
+	if b.closed.Load() > 0 {
+		b.t.Error("read after close")
+	}
+	b.busy.Store(true)
+	defer b.busy.Store(false)
+	return b.Reader.Read(p)
+}
+
+func (b *strict) Close() error {
+	if b.closed.Add(1) > 1 {
+		b.t.Error("closed twice")
+	}
+	return nil
+}
+
+// TestTransport_ClosesOnce: whatever becomes of a refused request, its body is
+// closed once, and not while a given-up attempt reads it.
+func TestTransport_ClosesOnce(t *testing.T) {
+	up := newGuarded(t, "never")
+	up.read.Store(1000) // it answers while the body is under way
+	for name, renew := range map[string]error{"unavailable": &Failure{Cause: CauseUnavailable}, "canceled": context.Canceled, "kept": ErrKept, "another": nil} {
+		for _, n := range []int{5, 60 << 10, 4 << 20} {
+			tr := transport(t, &keys{now: "old", next: []string{"new"}, renew: renew})
+			b := &strict{Reader: bytes.NewReader(make([]byte, n)), t: t}
+			r, _ := http.NewRequest("POST", up.URL, nil)
+			r.Body, r.ContentLength = b, int64(n)
+			if res, err := tr.RoundTrip(r); err == nil {
+				_, _ = io.Copy(io.Discard, res.Body)
+				_ = res.Body.Close()
+			}
+			within(t, fmt.Sprintf("%s, %d bytes: it is closed", name, n), func() bool { return b.closed.Load() == 1 })
+		}
+	}
+	in, out := io.Pipe() // a read that is under way
+	b := &strict{Reader: in, t: t}
+	r, _ := http.NewRequest("POST", hasty(t), nil)
+	r.Body, r.ContentLength = b, -1
+	go func() { _, _ = io.WriteString(out, "one") }()
+	if status, _ := roundTrip(t, transport(t, &keys{now: "old", renew: &Failure{Cause: CauseUnavailable}}), r); status != 503 {
+		t.Error(status)
+	}
+	if b.busy.Load() && b.closed.Load() > 0 {
+		t.Error("closed while it is read")
+	}
+	_ = out.Close()
+	within(t, "it is closed when the read has ended", func() bool { return b.closed.Load() == 1 })
+}
+
+// TestTransport_LongRefusal: a refused body that is too long to be sent again
+// goes on to the upstream, whose answer is the client's.
+func TestTransport_LongRefusal(t *testing.T) {
+	const size = 400 << 10
+	var got atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).EnableFullDuplex()
+		n, _ := io.CopyN(io.Discard, r.Body, size/4)
+		w.WriteHeader(401)
+		w.(http.Flusher).Flush()
+		m, _ := io.Copy(io.Discard, r.Body)
+		got.Store(n + m)
+		_, _ = io.WriteString(w, "the reason")
+	}))
+	defer srv.Close()
+	k := &keys{now: "old", next: []string{"new"}}
+	b := &strict{Reader: bytes.NewReader(make([]byte, size)), t: t}
+	r, _ := http.NewRequest("POST", srv.URL, nil)
+	r.Body, r.ContentLength = b, size
+	if status, text := roundTrip(t, transport(t, k), r); status != 401 || text != "the reason" || got.Load() != size || k.renewed != 1 {
+		t.Errorf("%d %q, the upstream got %d", status, text, got.Load())
+	}
+	within(t, "it is closed", func() bool { return b.closed.Load() == 1 })
+}
+
+// TestTransport_StalledRefusal: the body of a 401 that nobody sees holds nothing
+// up.
+func TestTransport_StalledRefusal(t *testing.T) {
+	end := make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "new" {
+			w.WriteHeader(401)
+			w.(http.Flusher).Flush()
+			<-end
+		}
+	}))
+	defer srv.Close()
+	defer close(end)
+	began := time.Now()
+	if status, _ := roundTrip(t, transport(t, &keys{now: "old", next: []string{"new"}}), get401(&guarded{Server: srv}, "hello")); status != 200 || time.Since(began) > 2*time.Second {
+		t.Errorf("%d after %s", status, time.Since(began))
+	}
+}
+
+// TestTransport_Trailers: the caller's are not sent, which could hold its
+// credential.
+func TestTransport_Trailers(t *testing.T) {
+	var got http.Header
+	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		got = r.Trailer
+	}))
+	defer srv.Close()
+	r, _ := http.NewRequest("POST", srv.URL, io.NopCloser(strings.NewReader("x")))
+	r.Trailer = http.Header{"X-Api-Key": {"caller"}}
+	if status, _ := roundTrip(t, transport(t, &keys{now: "ours"}), r); status != 200 || len(got) != 0 {
+		t.Errorf("%d %v", status, got)
+	}
+}
+
+// TestTransport_TellsWhatHelped: the source learns what the upstream takes.
+func TestTransport_TellsWhatHelped(t *testing.T) {
+	up := newGuarded(t, "new")
+	k := &keys{now: "old", next: []string{"new"}}
+	tr := transport(t, k)
+	for range 3 {
+		roundTrip(t, tr, get401(up, "x"))
+	}
+	if k.accepted != 3 || k.helped != 1 {
+		t.Errorf("%d accepted, %d helped", k.accepted, k.helped)
+	}
+	up = newGuarded(t, "never")
+	k = &keys{now: "old", next: []string{"new"}}
+	roundTrip(t, transport(t, k), get401(up, "x"))
+	if k.accepted != 0 {
+		t.Errorf("%d accepted", k.accepted)
 	}
 }
