@@ -75,7 +75,7 @@ func valueOrFile(value, file *string) func(*caddyfile.Dispenser) error {
 		switch {
 		case len(args) == 2 && args[0] == "file":
 			*file = args[1]
-		case len(args) == 1:
+		case len(args) == 1 && args[0] != "file":
 			*value = args[0]
 		default:
 			return d.Errf("%s: want a value such as {env.X}, or file and a path", name)
@@ -94,6 +94,8 @@ func (c *OutboundConfig) parseHeader(d *caddyfile.Dispenser) error {
 	c.Header = h
 	n := len(args)
 	switch {
+	case n > 1 && args[n-1] == "file":
+		return d.Err("header: want a path after file")
 	case n >= 3 && n <= 4 && args[n-2] == "file":
 		h.File = args[n-1]
 		args = args[:n-2]

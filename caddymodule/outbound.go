@@ -7,16 +7,20 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"reflect"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/fetch"
 	"github.com/caddy-auth/caddy-auth/internal/forward"
 	"github.com/caddy-auth/caddy-auth/internal/outbound"
+	"github.com/caddy-auth/caddy-auth/internal/redact"
 	"github.com/caddy-auth/caddy-auth/internal/verifier"
 )
 
@@ -126,8 +130,12 @@ func (a *App) provisionSource(name string, c *OutboundConfig) error {
 	if err != nil {
 		return err
 	}
+	s := v.(*source)
 	a.outbound.held = append(a.outbound.held, key)
-	a.outbound.sources[name] = v.(*source)
+	a.outbound.sources[name] = s
+	if s.short && a.log != nil {
+		a.log.Warn("the secret is too short to be masked where an upstream says it again", zap.String("outbound", name), zap.Int("want", redact.ShortestLiteral))
+	}
 	return nil
 }
 
@@ -141,8 +149,8 @@ func (c *OutboundConfig) check(name string) error {
 		return errors.New("no configuration")
 	case name == outboundUser:
 		return errors.New("the name is reserved for the tokens of who is logged in")
-	case c.Header != nil && (c.TokenURL != "" || c.ClientID != "" || c.ClientSecret != "" || c.ClientSecretFile != ""):
-		return errors.New("a header with a key and a token_url: want one of them")
+	case c.Header != nil && !reflect.DeepEqual(*c, OutboundConfig{Header: c.Header}):
+		return errors.New("a header with a key has nothing beside it: want either that, or token_url and what belongs to it")
 	case c.Header != nil:
 		return c.Header.check()
 	case c.TokenURL == "" || c.ClientID == "":
@@ -168,6 +176,9 @@ func (c *OutboundConfig) check(name string) error {
 func (h *OutboundHeader) check() error {
 	if err := outbound.CheckHeader(h.Name); err != nil {
 		return err
+	}
+	if strings.Contains(h.Value, "{file.") && !wholeFile.MatchString(h.Value) {
+		return errors.New("header: a {file.X} inside of a value would not be watched: write it alone, with the word before it as an argument of its own: header Authorization Bearer {file.X}")
 	}
 	if (h.Value == "") == (h.File == "") {
 		return errors.New("header: want one key, as a value or a file")
@@ -238,7 +249,8 @@ func (c *OutboundConfig) source(name string) (*source, error) {
 		}
 		secret = outbound.Fixed(auth.NewSecret(value))
 	}
-	s.hide(secret.Current())
+	s.hidden.hideSecret(secret.Current())
+	s.short = len(secret.Current().Reveal()) < redact.ShortestLiteral
 	if c.Header != nil {
 		s.header = http.CanonicalHeaderKey(c.Header.Name)
 		prefix := c.Header.Prefix

@@ -28,31 +28,67 @@ type source struct {
 	startOnce sync.Once
 	stop      func()
 
-	mu     sync.Mutex // guards what logs must not show
-	hidden []auth.Secret
+	hidden hiddenTexts
+	short  bool // the secret was too short to be hidden
 }
 
-// hide keeps a secret out of every log: an upstream may say it again. The one
-// before it may still be under way.
-func (s *source) hide(secret auth.Secret) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if slices.ContainsFunc(s.hidden, secret.Equal) {
+// hiddenTexts are what logs don't show of one outbound, since an upstream may
+// say it again: its secrets, and its tokens while they are good.
+type hiddenTexts struct {
+	mu      sync.Mutex // guards what follows
+	gone    bool
+	secrets []auth.Secret // the last ones
+	tokens  []outbound.Grant
+}
+
+const (
+	hiddenSecrets = 4
+	hiddenTokens  = 64
+)
+
+// hideSecret keeps a secret out of every log.
+func (h *hiddenTexts) hideSecret(secret auth.Secret) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.secrets = append(slices.DeleteFunc(h.secrets, secret.Equal), secret)
+	h.secrets = h.secrets[max(0, len(h.secrets)-hiddenSecrets):]
+	h.tell()
+}
+
+// hideToken keeps a token out of every log until it has expired.
+func (h *hiddenTexts) hideToken(g outbound.Grant) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.tokens = slices.DeleteFunc(h.tokens, func(old outbound.Grant) bool { return time.Now().After(old.Expires) || old.Token.Equal(g.Token) })
+	h.tokens = append(h.tokens, g)
+	h.tokens = h.tokens[max(0, len(h.tokens)-hiddenTokens):]
+	h.tell()
+}
+
+// tell tells the masker. h.mu is held.
+func (h *hiddenTexts) tell() {
+	if h.gone {
 		return
 	}
-	if s.hidden = append(s.hidden, secret); len(s.hidden) > hiddenSecrets {
-		s.hidden = s.hidden[1:]
+	all := slices.Clone(h.secrets)
+	for _, g := range h.tokens {
+		all = append(all, g.Token)
 	}
-	masker.SetLiterals(s, s.hidden...)
+	masker.SetLiterals(h, all...)
 }
 
-// hiddenSecrets is how many secrets and tokens of one outbound logs don't show.
-const hiddenSecrets = 6
+// forget ends it.
+func (h *hiddenTexts) forget() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.gone = true
+	masker.SetLiterals(h)
+}
 
 // Destruct implements caddy.Destructor.
 func (s *source) Destruct() error {
 	// What is under way may still be logged.
-	time.AfterFunc(time.Minute, func() { masker.SetLiterals(s) })
+	time.AfterFunc(time.Minute, s.hidden.forget)
 	if s.stop != nil {
 		s.stop()
 	}
@@ -90,7 +126,7 @@ func (s *source) tokenEvents() outbound.Events {
 	var kept atomic.Int64
 	return outbound.Events{
 		Got: func(g outbound.Grant, from outbound.Origin) {
-			s.hide(g.Token)
+			s.hidden.hideToken(g)
 			metrics.outboundRefreshes.WithLabelValues(name, string(from)).Inc()
 			log().Info("has a token", field, zap.String("from", string(from)), zap.Time("expires", g.Expires), zap.Strings("scopes", g.Scopes))
 			if !g.Told {
@@ -124,7 +160,7 @@ func (s *source) fileEvents() outbound.FileEvents {
 	fields := []zap.Field{zap.String("outbound", s.name), zap.String("file", s.file.Path())}
 	return outbound.FileEvents{
 		Changed: func() {
-			s.hide(s.file.Current())
+			s.hidden.hideSecret(s.file.Current())
 			log().Info("the secret has changed", fields...)
 		},
 		Broken: func(err error) {

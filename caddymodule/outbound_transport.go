@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"slices"
@@ -45,6 +44,7 @@ type OutboundTransport struct {
 	decisions *decisionLog
 	problems  *problem.Writer
 	sends     *outbound.Transport
+	checks    *checkMemory
 	keys      map[string]bool // folded names of the app's key headers
 	plainHTTP *atomic.Bool    // told that the credential crosses a network in clear
 }
@@ -74,6 +74,7 @@ func (t *OutboundTransport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	for seen := false; d.NextBlock(0); {
 		if d.Nesting() != 1 || d.Val() != "replay_body" { // it is read by whose it is
+			d.RemainingArgs()
 			continue
 		}
 		var size string
@@ -126,7 +127,8 @@ func (t *OutboundTransport) Provision(ctx caddy.Context) error {
 	for _, name := range t.app.KeyHeaders {
 		t.keys[string(auth.AppendFolded(nil, name))] = true
 	}
-	t.sends = &outbound.Transport{Base: t.HTTPTransport, Source: source, MaxReplay: t.ReplayBody, Caller: t.callerHeaders, Failed: t.failed}
+	t.checks = newCheckMemory(t.HTTPTransport)
+	t.sends = &outbound.Transport{Base: t.checks, Source: source, MaxReplay: t.ReplayBody, Caller: t.callerHeaders, Failed: t.failed}
 	return t.HTTPTransport.Provision(ctx)
 }
 
@@ -156,8 +158,14 @@ func (t *OutboundTransport) callerHeaders(r *http.Request) map[string]bool {
 }
 
 // failed is the answer where there is no credential of ours. It is no error of
-// the upstream, which it would otherwise count as.
+// the upstream, which it would otherwise count as. A health check gets what the
+// upstream said last: nothing new is known of it.
 func (t *OutboundTransport) failed(r *http.Request, f *outbound.Failure) *http.Response {
+	if isHealthCheck(r) {
+		if res := t.checks.last(r); res != nil {
+			return res
+		}
+	}
 	refusal := &auth.Refusal{
 		Code: auth.CodeUpstreamUnavailable, RetryAfter: f.RetryAfter,
 		Detail: "Your credential is good, but the gateway can't get its own for the service behind it now. Try again later.",
@@ -174,10 +182,7 @@ func (t *OutboundTransport) failed(r *http.Request, f *outbound.Failure) *http.R
 		zap.String("instance", instance), zap.String("outbound", t.Outbound), zap.NamedError("cause", f))
 	w := &answer{header: http.Header{}}
 	_ = t.problems.Write(w, r, refusal, instance) // into memory
-	return &http.Response{
-		StatusCode: w.status, Status: fmt.Sprintf("%d %s", w.status, http.StatusText(w.status)), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: w.header, Body: io.NopCloser(&w.body), ContentLength: int64(w.body.Len()), Request: r,
-	}
+	return response(r, w.status, w.header, w.body.Bytes())
 }
 
 // answer is a response in memory.

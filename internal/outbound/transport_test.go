@@ -41,7 +41,9 @@ func (k *keys) Accepted(_ Credential, renewed bool) {
 	}
 }
 
-func (k *keys) credential() Credential { return Credential{Header: "Authorization", Value: auth.NewSecret(k.now)} }
+func (k *keys) credential() Credential {
+	return Credential{Header: "Authorization", Value: auth.NewSecret(k.now)}
+}
 
 func (k *keys) Credential(context.Context) (Credential, error) {
 	k.mu.Lock()

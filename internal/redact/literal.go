@@ -7,9 +7,9 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 )
 
-// shortestLiteral is the shortest secret that is looked for: what is shorter
+// ShortestLiteral is the shortest secret that is looked for: what is shorter
 // could be a part of anything.
-const shortestLiteral = 8
+const ShortestLiteral = 8
 
 // SetLiterals makes a masker mask secrets of no particular shape that owner
 // uses, wherever they stand; none ends it.
@@ -26,7 +26,7 @@ func (m *Masker) SetLiterals(owner any, secrets ...auth.Secret) {
 	var all []string
 	for _, list := range m.secrets {
 		for _, s := range list {
-			if len(s.Reveal()) >= shortestLiteral {
+			if len(s.Reveal()) >= ShortestLiteral {
 				all = append(all, s.Reveal())
 			}
 		}
@@ -41,7 +41,7 @@ func (m *Masker) SetLiterals(owner any, secrets ...auth.Secret) {
 // s goes.
 func (m *Masker) maskLiterals(s string) string {
 	all := m.literals.Load()
-	if all == nil || len(*all) == 0 || len(s) < shortestLiteral {
+	if all == nil || len(*all) == 0 || len(s) < ShortestLiteral {
 		return s
 	}
 	for _, text := range *all {

@@ -461,6 +461,39 @@ func TestOutbound_HealthChecks(t *testing.T) {
 	}
 }
 
+// TestOutbound_HealthChecksInAnOutage: that there is no token says nothing about
+// the API: clients get the gateway's answer, and go on when there is one.
+func TestOutbound_HealthChecksInAnOutage(t *testing.T) {
+	p := newIDP(t)
+	p.life = 2
+	g, key := startOutbound(t, p, options{raw: `http://{addr} {
+		auth
+		reverse_proxy ` + p.host() + ` {
+			health_uri /health
+			health_interval 50ms
+			health_body \/health
+			transport auth_outbound partner
+		}
+	}`})
+	eventually(t, "it works", func() bool { return g.do("GET", "/x", "X-API-Key", key).Status == 200 })
+	p.set(func() { p.hostile = func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) } })
+	within(t, 10*time.Second, "the token ends", func() bool { return g.do("GET", "/x", "X-API-Key", key).Status == 503 })
+	for end := time.Now().Add(500 * time.Millisecond); time.Now().Before(end); { // ten health checks
+		g.want(g.do("GET", "/x", "X-API-Key", key), 503, "upstream_credential_unavailable")
+	}
+	p.set(func() { p.hostile, p.life = nil, 3600 })
+	within(t, 40*time.Second, "it works again", func() bool {
+		a := g.do("GET", "/x", "X-API-Key", key)
+		if a.Status == 503 {
+			g.want(a, 503, "upstream_credential_unavailable")
+		}
+		return a.Status == 200
+	})
+	p.api.CloseClientConnections()
+	p.api.Close()
+	eventually(t, "an API that is down is down", func() bool { a := g.do("GET", "/x", "X-API-Key", key); return a.Status == 503 && a.Code == "" })
+}
+
 // TestOutbound_ValidateAsksNobody: what only checks a configuration gets no
 // token, though health checks begin while it is checked.
 func TestOutbound_ValidateAsksNobody(t *testing.T) {
