@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"reflect"
 	"regexp"
 	"slices"
@@ -155,6 +156,8 @@ func (c *OutboundConfig) check(name string) error {
 		return c.Header.check()
 	case c.TokenURL == "" || c.ClientID == "":
 		return auth.WithHint(errors.New("want token_url, client_id and client_secret, or a header with a key"), "see docs/outbound.md")
+	case fileInside(c.ClientSecret):
+		return errors.New("client_secret: a {file.X} inside of a value would not be watched: write it alone")
 	case (c.ClientSecret == "") == (c.ClientSecretFile == ""):
 		return errors.New("want one client_secret (for private_key_jwt: one private_key), as a value or a file")
 	}
@@ -177,7 +180,10 @@ func (h *OutboundHeader) check() error {
 	if err := outbound.CheckHeader(h.Name); err != nil {
 		return err
 	}
-	if strings.Contains(h.Value, "{file.") && !wholeFile.MatchString(h.Value) {
+	if strings.Contains(h.Prefix, "{") {
+		return errors.New("header: placeholders are replaced in the key, not in what stands before it")
+	}
+	if fileInside(h.Value) {
 		return errors.New("header: a {file.X} inside of a value would not be watched: write it alone, with the word before it as an argument of its own: header Authorization Bearer {file.X}")
 	}
 	if (h.Value == "") == (h.File == "") {
@@ -187,6 +193,11 @@ func (h *OutboundHeader) check() error {
 		return wrapIf("header: what stands before the key", outbound.CheckValue(h.Prefix))
 	}
 	return nil
+}
+
+// fileInside reports whether a value holds a file's content and something else.
+func fileInside(value string) bool {
+	return strings.Contains(value, "{file.") && !wholeFile.MatchString(value)
 }
 
 // wholeFile is a value that is the content of a file and nothing else.
@@ -224,6 +235,11 @@ func (c *OutboundConfig) resolve() (*OutboundConfig, error) {
 	}
 	if c.Header == nil {
 		errs = append(errs, wrapIf("token_url", fetch.CheckURL(out.TokenURL)))
+		for _, text := range out.Resources { // RFC 8707, 2
+			if u, err := url.Parse(text); err != nil || !u.IsAbs() || u.Fragment != "" || strings.ContainsAny(text, "# ") {
+				errs = append(errs, fmt.Errorf("resource %q: want an absolute URI without a fragment", text))
+			}
+		}
 	}
 	return &out, errors.Join(errs...)
 }

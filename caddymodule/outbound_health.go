@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
 const (
@@ -43,41 +44,69 @@ func isHealthCheck(r *http.Request) bool {
 	return r.Context().Value(caddyhttp.VarsCtxKey) == nil
 }
 
-func checkName(r *http.Request) string { return r.Method + " " + r.URL.Host + r.URL.RequestURI() }
+// checkName is by the address that is dialed: all sockets have one host name.
+func checkName(r *http.Request) string {
+	name := r.Method + " " + r.URL.Host + r.URL.RequestURI()
+	if to, ok := reverseproxy.GetDialInfo(r.Context()); ok {
+		name += " " + to.String()
+	}
+	return name
+}
 
 // RoundTrip implements http.RoundTripper.
 func (m *checkMemory) RoundTrip(r *http.Request) (*http.Response, error) {
 	res, err := m.base.RoundTrip(r)
-	if !isHealthCheck(r) {
-		return res, err
+	if !isHealthCheck(r) || err == nil && (res.StatusCode == http.StatusUnauthorized || res.StatusCode == http.StatusSwitchingProtocols) {
+		return res, err // a 401 may be about our credential
 	}
-	m.mu.Lock()
-	delete(m.known, checkName(r))
-	m.mu.Unlock()
-	if err != nil || res.StatusCode == http.StatusUnauthorized { // which may be about our credential
-		return res, err
+	m.forget(checkName(r))
+	if err == nil {
+		res.Body = &keptBody{ReadCloser: res.Body, m: m, name: checkName(r), answer: keptAnswer{res.StatusCode, res.Header.Clone(), nil}}
 	}
-	return res, m.keep(r, res)
+	return res, err
 }
 
-func (m *checkMemory) keep(r *http.Request, res *http.Response) error {
-	start, err := io.ReadAll(io.LimitReader(res.Body, maxCheckBody+1))
-	if err != nil {
-		_ = res.Body.Close() // the error is what counts
-		return fmt.Errorf("reading the answer to a health check: %w", err)
+func (m *checkMemory) forget(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.known, name)
+}
+
+func (m *checkMemory) keep(name string, a keptAnswer) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.known) < maxChecks {
+		m.known[name] = a
 	}
-	if len(start) <= maxCheckBody {
-		m.mu.Lock()
-		if len(m.known) < maxChecks {
-			m.known[checkName(r)] = keptAnswer{res.StatusCode, res.Header.Clone(), start}
-		}
-		m.mu.Unlock()
+}
+
+// keptBody is an answer's body that is kept as far as the check reads it. It is
+// read by one goroutine.
+type keptBody struct {
+	io.ReadCloser
+	m      *checkMemory
+	name   string
+	answer keptAnswer
+	bad    bool // it was cut short, or is too long
+}
+
+// Read implements io.Reader.
+func (b *keptBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.answer.body = append(b.answer.body, p[:n]...)
+	b.bad = b.bad || len(b.answer.body) > maxCheckBody || err != nil && err != io.EOF
+	if b.bad {
+		b.answer.body = nil
 	}
-	res.Body = struct {
-		io.Reader
-		io.Closer
-	}{io.MultiReader(bytes.NewReader(start), res.Body), res.Body}
-	return nil
+	return n, err
+}
+
+// Close implements io.Closer.
+func (b *keptBody) Close() error {
+	if !b.bad {
+		b.m.keep(b.name, b.answer)
+	}
+	return b.ReadCloser.Close()
 }
 
 // last is what the upstream answered last to a request, or nil.

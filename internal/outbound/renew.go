@@ -65,20 +65,14 @@ func (t *Tokens) Renew(ctx context.Context, refused Credential) (Credential, err
 	return Credential{}, ErrKept // the server gives out the same one
 }
 
-// Accepted implements Source. A token that helped does not count against how
-// often they are fetched for a refusal.
-func (t *Tokens) Accepted(c Credential, renewed bool) {
+// Accepted implements Source.
+func (t *Tokens) Accepted(c Credential) {
 	if c.token == nil {
 		return
 	}
 	now := time.Now().UnixMilli()
 	if now-c.token.accepted.Load() >= acceptedLately.Milliseconds()/4 { // so that processors don't fight for it
 		c.token.accepted.Store(now)
-	}
-	if renewed && c.token.helped.CompareAndSwap(false, true) {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.forced = t.forced.Add(-refusedRate.Every)
 	}
 }
 

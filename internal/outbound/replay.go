@@ -29,7 +29,7 @@ type replay struct {
 }
 
 // errOtherAttempt ends an attempt that was given up.
-var errOtherAttempt = errors.New("the request was sent again")
+var errOtherAttempt = errors.New("the request is not sent any more")
 
 // newReplay keeps at most most bytes; negative: none.
 func newReplay(body io.ReadCloser, most int64) *replay {
@@ -72,9 +72,10 @@ func (b *replay) finish() {
 	if b.attempt == 0 {
 		b.kept = nil // its only reader has read all of it
 	}
-	closed := b.closed
+	now := b.closed && !b.reading
+	b.late = b.closed && b.reading // closing may wait for the read, and that for the client
 	b.mu.Unlock()
-	if closed {
+	if now {
 		_ = b.close()
 	}
 }
@@ -112,7 +113,8 @@ func (b *replay) close() error {
 type replayReader struct {
 	b       *replay
 	attempt int
-	at      int // of what was kept; guarded by b.mu
+	at      int  // of what was kept; guarded by b.mu
+	done    bool // it was closed; guarded by b.mu
 }
 
 // Read implements io.Reader.
@@ -122,7 +124,7 @@ func (r *replayReader) Read(p []byte) (int, error) {
 	defer b.mu.Unlock()
 	for {
 		switch {
-		case r.attempt != b.attempt:
+		case r.attempt != b.attempt || r.done:
 			return 0, errOtherAttempt
 		case r.at < len(b.kept):
 			n := copy(p, b.kept[r.at:])
@@ -154,7 +156,7 @@ func (r *replayReader) readOn(p []byte) (int, error) {
 		b.mu.Unlock()
 		_ = b.close()
 		b.mu.Lock()
-		return 0, errOtherAttempt
+		return n, err
 	case r.attempt != b.attempt: // it belongs to the next one
 		b.kept = append(b.kept, p[:n]...)
 		return 0, errOtherAttempt
@@ -175,7 +177,8 @@ func (r *replayReader) Close() error {
 		b.mu.Unlock()
 		return nil
 	}
-	b.closed = true
+	r.done, b.closed = true, true
+	b.read.Broadcast()
 	last := b.last
 	b.mu.Unlock()
 	if last {

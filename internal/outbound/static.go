@@ -51,4 +51,4 @@ func (s *Static) Renew(ctx context.Context, refused Credential) (Credential, err
 }
 
 // Accepted does nothing: a key is what it is.
-func (*Static) Accepted(Credential, bool) {}
+func (*Static) Accepted(Credential) {}

@@ -80,7 +80,6 @@ type held struct {
 	usable     time.Time // until when it is used
 	used       atomic.Bool
 	doubted    atomic.Bool  // the upstream refused it
-	helped     atomic.Bool  // the upstream took it where it had refused another
 	accepted   atomic.Int64 // when the upstream took it last, about; Unix milliseconds
 }
 
@@ -191,7 +190,7 @@ func (t *Tokens) after(ctx context.Context, f *flight) (Credential, error) {
 		if err := t.wait(ctx, f); err != nil {
 			return Credential{}, err
 		}
-		if h := t.current.Load(); h.usableAt(time.Now()) {
+		if h := t.current.Load(); h.usableAt(time.Now()) && (f.next == nil || !h.doubted.Load()) {
 			return h.take(), nil
 		}
 		f = f.next
@@ -258,18 +257,24 @@ func (t *Tokens) fly(f *flight) {
 	defer cancel()
 	g, from, err := t.obtain(ctx, f.goal)
 	now := time.Now()
+	worse := false
 	if err == nil {
-		err = t.worth(g, f.goal, now)
+		worse, err = t.worse(g, f.goal, now)
 	}
-	if got := t.events.Load().Got; err == nil && got != nil {
+	if got := t.events.Load().Got; err == nil && !worse && got != nil {
 		got(g, from) // before anybody uses it
 	}
 	t.mu.Lock()
 	t.flight = nil
 	told := func() {}
-	if err != nil {
+	switch {
+	case err != nil:
 		told = t.failed(failureOf(err), now)
-	} else {
+	case worse: // when the present one ends, it will do
+		end := f.goal.notThis.usable
+		t.notBefore = now.Add(min(mostBackoff, end.Sub(now)))
+		t.arm(t.notBefore.Sub(now))
+	default:
 		t.adopt(g, now)
 	}
 	if t.again && !t.closed {
@@ -283,18 +288,15 @@ func (t *Tokens) fly(f *flight) {
 	close(f.done)
 }
 
-// worth says why a token is not worth to be used: it is over as it comes, or
-// before the present one.
-func (t *Tokens) worth(g Grant, goal goal, now time.Time) error {
+// worse reports whether a token ends before the present one, which goes on then.
+// One that is over as it comes is an error.
+func (t *Tokens) worse(g Grant, goal goal, now time.Time) (bool, error) {
 	_, usable := t.times(g, 0)
 	if !now.Before(usable) {
-		return &Failure{Cause: CauseAnswer, Detail: "the token had expired when it came"}
+		return false, &Failure{Cause: CauseAnswer, Detail: "the token had expired when it came"}
 	}
 	h := goal.notThis
-	if h.usableAt(now) && usable.Before(h.usable) && !h.doubted.Load() && goal.by == (auth.Fingerprint{}) && !h.Token.Equal(g.Token) {
-		return &Failure{Cause: CauseAnswer, Detail: "the new token ends before the present one"}
-	}
-	return nil
+	return h.usableAt(now) && usable.Before(h.usable) && !h.doubted.Load() && goal.by == (auth.Fingerprint{}) && !h.Token.Equal(g.Token), nil
 }
 
 // adopt puts a token in use. t.mu is held.

@@ -30,9 +30,8 @@ type Source interface {
 	Credential(ctx context.Context) (Credential, error)
 	// Renew returns another than one that the upstream refused, or ErrKept.
 	Renew(ctx context.Context, refused Credential) (Credential, error)
-	// Accepted tells that the upstream took one; renewed: which it had just
-	// refused another for.
-	Accepted(c Credential, renewed bool)
+	// Accepted tells that the upstream took one.
+	Accepted(c Credential)
 }
 
 // Transport sends requests with a credential of ours and without the caller's.
@@ -50,6 +49,8 @@ type Transport struct {
 	Caller func(*http.Request) map[string]bool
 	// Failed makes the answer where there is no credential.
 	Failed func(*http.Request, *Failure) *http.Response
+
+	own ownRefusals
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -70,10 +71,12 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	res, err := t.send(r, c, body)
 	if err != nil || res.StatusCode != http.StatusUnauthorized {
 		body.finish()
-		if err == nil {
-			t.Source.Accepted(c, false)
-		}
+		t.tookIt(r, c, res, err)
 		return res, err
+	}
+	if t.own.has(r, time.Now()) { // it refuses whatever it gets
+		body.finish()
+		return res, nil
 	}
 	return t.refused(r, res, c, body)
 }
@@ -97,10 +100,20 @@ func (t *Transport) refused(r *http.Request, res *http.Response, c Credential, b
 	discard(res)
 	res, err = t.send(r, next, body)
 	body.finish()
-	if err == nil && res.StatusCode != http.StatusUnauthorized {
-		t.Source.Accepted(next, true)
+	if err == nil && res.StatusCode == http.StatusUnauthorized {
+		t.own.add(r, time.Now())
 	}
+	t.tookIt(r, next, res, err)
 	return res, err
+}
+
+// tookIt tells what the upstream took. A server error says nothing about it.
+func (t *Transport) tookIt(r *http.Request, c Credential, res *http.Response, err error) {
+	if err != nil || res.StatusCode == http.StatusUnauthorized || res.StatusCode >= http.StatusInternalServerError {
+		return
+	}
+	t.own.remove(r)
+	t.Source.Accepted(c)
 }
 
 // send sends a copy of a request, without trailers: the caller's could hold

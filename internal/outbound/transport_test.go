@@ -29,16 +29,13 @@ type keys struct {
 	failure error
 	renew   error
 
-	accepted, helped int
+	accepted int
 }
 
-func (k *keys) Accepted(_ Credential, renewed bool) {
+func (k *keys) Accepted(Credential) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.accepted++
-	if renewed {
-		k.helped++
-	}
 }
 
 func (k *keys) credential() Credential {
@@ -617,21 +614,143 @@ func TestTransport_Trailers(t *testing.T) {
 	}
 }
 
-// TestTransport_TellsWhatHelped: the source learns what the upstream takes.
-func TestTransport_TellsWhatHelped(t *testing.T) {
+// TestTransport_TellsWhatIsTaken: the source learns what the upstream takes.
+func TestTransport_TellsWhatIsTaken(t *testing.T) {
 	up := newGuarded(t, "new")
 	k := &keys{now: "old", next: []string{"new"}}
 	tr := transport(t, k)
 	for range 3 {
 		roundTrip(t, tr, get401(up, "x"))
 	}
-	if k.accepted != 3 || k.helped != 1 {
-		t.Errorf("%d accepted, %d helped", k.accepted, k.helped)
+	if k.accepted != 3 {
+		t.Errorf("%d accepted", k.accepted)
 	}
 	up = newGuarded(t, "never")
 	k = &keys{now: "old", next: []string{"new"}}
 	roundTrip(t, transport(t, k), get401(up, "x"))
 	if k.accepted != 0 {
 		t.Errorf("%d accepted", k.accepted)
+	}
+}
+
+// locked is a body like that of an HTTP/1 server: closing it waits for a read.
+type locked struct {
+	mu sync.Mutex
+	io.Reader
+	reads  chan struct{}
+	closed atomic.Int32
+}
+
+func (b *locked) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.reads <- struct{}{}
+	return b.Reader.Read(p)
+}
+
+func (b *locked) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed.Add(1)
+	return nil
+}
+
+// early answers while it reads the body, and has closed that by then, as Go's
+// HTTP/2 transport does.
+type early struct {
+	status int
+	reads  chan struct{}
+}
+
+func (e early) RoundTrip(r *http.Request) (*http.Response, error) {
+	go func() { _, _ = io.Copy(io.Discard, r.Body) }()
+	<-e.reads
+	_ = r.Body.Close()
+	return &http.Response{StatusCode: e.status, Header: http.Header{}, Body: http.NoBody}, nil
+}
+
+// TestTransport_DoesNotWaitForTheClient: an early answer is passed on while the
+// client has not sent all, whatever its status.
+func TestTransport_DoesNotWaitForTheClient(t *testing.T) {
+	for _, status := range []int{200, 401, 404} {
+		for range 20 {
+			in, out := io.Pipe()
+			b := &locked{Reader: in, reads: make(chan struct{}, 9)}
+			tr := transport(t, &keys{now: "old", renew: ErrKept})
+			tr.Base = early{status, b.reads}
+			r, _ := http.NewRequest("POST", "http://127.0.0.1/", nil)
+			r.Body, r.ContentLength = b, -1
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				if res, err := tr.RoundTrip(r); err != nil || res.StatusCode != status {
+					t.Error(res, err)
+				}
+			}()
+			select {
+			case <-done:
+			case <-time.After(5 * time.Second):
+				t.Fatalf("%d: it waits for the client", status)
+			}
+			_ = out.Close()
+			within(t, "the body is closed", func() bool { return b.closed.Load() == 1 })
+		}
+	}
+}
+
+// TestTransport_OwnRefusals: what refuses a fresh credential too gives its 401 to
+// the client, and costs the token endpoint one question in a while; other
+// requests, and it when it accepts again, are as before.
+func TestTransport_OwnRefusals(t *testing.T) {
+	var allow atomic.Bool
+	var want atomic.Int32
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/bad" && !allow.Load() || r.Header.Get("Authorization") < fmt.Sprintf("key-%02d", want.Load()) {
+			w.WriteHeader(401)
+		}
+	}))
+	defer srv.Close()
+	k := &keys{now: "key-00"}
+	for n := 1; n < 90; n++ {
+		k.next = append(k.next, fmt.Sprintf("key-%02d", n))
+	}
+	tr := transport(t, k)
+	call := func(path string) int {
+		r, _ := http.NewRequest("GET", srv.URL+path, nil)
+		status, _ := roundTrip(t, tr, r)
+		return status
+	}
+	for range 100 {
+		if status := call("/bad"); status != 401 {
+			t.Fatal(status)
+		}
+		if status := call("/good"); status != 200 {
+			t.Fatal(status)
+		}
+	}
+	if k.renewed > 2 {
+		t.Errorf("renewed %d times", k.renewed)
+	}
+	for n := range 5 { // revoked, for all
+		want.Store(int32(10 * n))
+		k.mu.Lock()
+		k.now = fmt.Sprintf("key-%02d", 10*n-5)
+		k.next = []string{fmt.Sprintf("key-%02d", 10*n)}
+		k.mu.Unlock()
+		if status := call("/good"); n > 0 && status != 200 {
+			t.Errorf("%d: %d", n, status)
+		}
+	}
+	allow.Store(true)
+	if status := call("/bad"); status != 200 || tr.own.n.Load() != 0 {
+		t.Errorf("%d, %d remembered", status, tr.own.n.Load())
+	}
+	var o ownRefusals
+	for n := range 3 * maxOwn {
+		r, _ := http.NewRequest("GET", fmt.Sprintf("http://127.0.0.1/%d", n), nil)
+		o.add(r, time.Now())
+		if !o.has(r, time.Now()) || o.has(r, time.Now().Add(ownFor)) || len(o.at) > maxOwn {
+			t.Fatalf("%d: %d remembered", n, len(o.at))
+		}
 	}
 }

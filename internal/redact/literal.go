@@ -1,7 +1,11 @@
 package redact
 
 import (
+	"cmp"
+	"encoding/json"
+	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
@@ -27,15 +31,28 @@ func (m *Masker) SetLiterals(owner any, secrets ...auth.Secret) {
 	for _, list := range m.secrets {
 		for _, s := range list {
 			if len(s.Reveal()) >= ShortestLiteral {
-				all = append(all, s.Reveal())
+				all = append(all, written(s.Reveal())...)
 			}
 		}
 	}
 	// The longest first: one may be a part of another.
-	slices.SortFunc(all, func(a, b string) int { return len(b) - len(a) })
+	slices.SortFunc(all, func(a, b string) int { return cmp.Or(len(b)-len(a), cmp.Compare(a, b)) })
 	all = slices.Compact(all)
 	m.literals.Store(&all)
 }
+
+// written lists how a text may stand in a log: as it is, as a form has it, as a
+// URL's path has it, as JSON with and without escaped HTML, and quoted as Go does.
+func written(text string) []string {
+	all := []string{text, url.QueryEscape(text), url.PathEscape(text), inner(strconv.Quote(text)), inner(strconv.QuoteToASCII(text))}
+	if escaped, err := json.Marshal(text); err == nil {
+		all = append(all, inner(string(escaped)))
+	}
+	return all
+}
+
+// inner is a quoted text without its quotes.
+func inner(quoted string) string { return quoted[1 : len(quoted)-1] }
 
 // maskLiterals masks them in s. Where one shows only when s is decoded, all of
 // s goes.

@@ -23,7 +23,8 @@ func TestMasker_Literals(t *testing.T) {
 	for text, want := range map[string]string{
 		"error: plain+word/with=marks is bad": "error: REDACTED is bad",
 		"plain+word and plain+word/with=mark": "REDACTED and REDACTED/with=mark",
-		"a plain%2Bword%2Fwith%3Dmarks b":     "REDACTED",
+		"a plain%2Bword%2Fwith%3Dmarks b":     "a REDACTED b",
+		"a plain%2bword%2fwith%3Dmarks b":     "REDACTED",
 		`a plain+word\/with=marks b`:          "a REDACTED\\/with=marks b",
 		"a short one":                         "a short one",
 		"nothing here":                        "nothing here",
@@ -33,6 +34,20 @@ func TestMasker_Literals(t *testing.T) {
 			t.Errorf("%s: %s, want %s", text, got, want)
 		}
 	}
+	for secret, forms := range map[string][]string{
+		"pass&word<12>":       {`{"x":"pass\u0026word\u003c12\u003e"}`, `pass%26word%3C12%3E`, `"pass&word<12>"`},
+		`back\slash-secret`:   {`{"x":"back\\slash-secret"}`, `back%5Cslash-secret`},
+		"with blank secret 1": {"secret=with+blank+secret+1", "with%20blank%20secret%201"},
+		`quoted"secret"`:      {`{"x":"quoted\"secret\""}`},
+	} {
+		m.SetLiterals(3, auth.NewSecret(secret))
+		for _, text := range append(forms, secret) {
+			if got := m.String("x " + text); !strings.Contains(got, redact.Mark) || strings.Contains(got, "word") || strings.Contains(got, "slash") || strings.Contains(got, "blank") || strings.Contains(got, "quoted") {
+				t.Errorf("%s: %s", text, got)
+			}
+		}
+	}
+	m.SetLiterals(3)
 	if _, safe, _ := m.Header("X-Echo", []string{"got plain+word/with=marks"}); strings.Contains(safe[0], "plain") {
 		t.Errorf("%v", safe)
 	}
