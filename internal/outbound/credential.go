@@ -14,6 +14,7 @@ type Credential struct {
 	Value  auth.Secret
 
 	token *held // nil: a key
+	fresh bool  // it was asked for after, and because, another was refused
 }
 
 // Is reports whether two credentials are the same.

@@ -44,7 +44,7 @@ func (t *Tokens) Renew(ctx context.Context, refused Credential) (Credential, err
 		t.remember(auth.FingerprintOf(h.Token.Reveal()))
 		defer t.tellRefused(true)
 	}
-	f := t.begin(now, goal{notThis: h})
+	f := t.begin(now, goal{notThis: h, forced: true})
 	failure := t.failureAt(now)
 	t.mu.Unlock()
 	if f == nil {
@@ -55,6 +55,7 @@ func (t *Tokens) Renew(ctx context.Context, refused Credential) (Credential, err
 	case err != nil:
 		return c, err
 	case !c.Is(refused):
+		c.fresh = c.token.forced
 		return c, nil
 	}
 	t.mu.Lock()

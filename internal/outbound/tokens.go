@@ -79,6 +79,7 @@ type held struct {
 	refresh    time.Time // when another is fetched
 	usable     time.Time // until when it is used
 	used       atomic.Bool
+	forced     bool         // asked for because the upstream refused another
 	doubted    atomic.Bool  // the upstream refused it
 	accepted   atomic.Int64 // when the upstream took it last, about; Unix milliseconds
 }
@@ -104,6 +105,7 @@ type flight struct {
 type goal struct {
 	notThis *held            // the token in use when it began
 	by      auth.Fingerprint // got with this secret; zero: any
+	forced  bool             // it began because notThis was refused
 }
 
 // NewTokens returns a source. Nothing is fetched before the first request after
@@ -275,7 +277,7 @@ func (t *Tokens) fly(f *flight) {
 		t.notBefore = now.Add(min(mostBackoff, end.Sub(now)))
 		t.arm(t.notBefore.Sub(now))
 	default:
-		t.adopt(g, now)
+		t.adopt(g, now, f.goal.forced && from == FromEndpoint)
 	}
 	if t.again && !t.closed {
 		t.again, t.notBefore = false, time.Time{}
@@ -300,9 +302,9 @@ func (t *Tokens) worse(g Grant, goal goal, now time.Time) (bool, error) {
 }
 
 // adopt puts a token in use. t.mu is held.
-func (t *Tokens) adopt(g Grant, now time.Time) {
-	h := &held{Grant: g}
-	h.credential = Credential{"Authorization", auth.NewSecret("Bearer " + g.Token.Reveal()), h}
+func (t *Tokens) adopt(g Grant, now time.Time, forced bool) {
+	h := &held{Grant: g, forced: forced}
+	h.credential = Credential{Header: "Authorization", Value: auth.NewSecret("Bearer " + g.Token.Reveal()), token: h}
 	h.refresh, h.usable = t.times(g, rand.Float64())
 	t.current.Store(h)
 	t.failures, t.failure, t.notBefore = 0, nil, time.Time{}

@@ -334,6 +334,34 @@ func TestTokens_OthersDoNotWait(t *testing.T) {
 	})
 }
 
+// TestTokens_Fresh: only what was asked for after a refusal says something about
+// the next one: not what was under way, or what another gateway had fetched.
+func TestTokens_Fresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := newIssuer(10 * time.Minute)
+		i.slow = time.Second
+		s := started(i, 0)
+		defer s.Close()
+		first := get(t, s)
+		second, err := s.Renew(t.Context(), first)
+		if err != nil || !second.fresh {
+			t.Errorf("%v, fresh: %v", err, second.fresh)
+		}
+		if c, err := s.Renew(t.Context(), first); err != nil || c.fresh || !c.Is(second) {
+			t.Errorf("of a late refusal: %v, fresh: %v", err, c.fresh)
+		}
+		if get(t, s).fresh {
+			t.Error("fresh without a refusal")
+		}
+		i.by.Add(1)
+		s.SecretChanged() // one is under way
+		c, err := s.Renew(t.Context(), second)
+		if err != nil || c.Is(second) || c.fresh {
+			t.Errorf("of one that was under way: %v, fresh: %v", err, c.fresh)
+		}
+	})
+}
+
 // TestTokens_WorseToken: a refresh that brings a token which ends before the
 // present one changes nothing until that ends; then such tokens do. One that has
 // ended when it comes is a failure.

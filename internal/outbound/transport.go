@@ -100,7 +100,7 @@ func (t *Transport) refused(r *http.Request, res *http.Response, c Credential, b
 	discard(res)
 	res, err = t.send(r, next, body)
 	body.finish()
-	if err == nil && res.StatusCode == http.StatusUnauthorized {
+	if next.fresh && err == nil && res.StatusCode == http.StatusUnauthorized {
 		t.own.add(r, time.Now())
 	}
 	t.tookIt(r, next, res, err)

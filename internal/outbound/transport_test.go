@@ -30,6 +30,7 @@ type keys struct {
 	renew   error
 
 	accepted int
+	stale    bool // others than it fetch what it gives
 }
 
 func (k *keys) Accepted(Credential) {
@@ -60,7 +61,9 @@ func (k *keys) Renew(_ context.Context, refused Credential) (Credential, error) 
 		}
 		k.now, k.next = k.next[0], k.next[1:]
 	}
-	return k.credential(), nil
+	c := k.credential()
+	c.fresh = !k.stale
+	return c, nil
 }
 
 // guarded is an upstream that wants one credential and tells what it got.
@@ -705,7 +708,7 @@ func TestTransport_OwnRefusals(t *testing.T) {
 	var allow atomic.Bool
 	var want atomic.Int32
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/bad" && !allow.Load() || r.Header.Get("Authorization") < fmt.Sprintf("key-%02d", want.Load()) {
+		if strings.HasPrefix(r.URL.Path, "/bad") && !allow.Load() || r.Header.Get("Authorization") < fmt.Sprintf("key-%02d", want.Load()) {
 			w.WriteHeader(401)
 		}
 	}))
@@ -740,6 +743,16 @@ func TestTransport_OwnRefusals(t *testing.T) {
 		if status := call("/good"); n > 0 && status != 200 {
 			t.Errorf("%d: %d", n, status)
 		}
+	}
+	k.mu.Lock()
+	k.stale, k.now, k.next = true, "key-50", []string{"key-51", "key-52"}
+	k.mu.Unlock()
+	before := k.renewed
+	for range 2 { // what may be as old as the refused one says nothing
+		call("/bad/2")
+	}
+	if k.renewed != before+2 || tr.own.n.Load() != 1 {
+		t.Errorf("renewed %d times, %d remembered", k.renewed-before, tr.own.n.Load())
 	}
 	allow.Store(true)
 	if status := call("/bad"); status != 200 || tr.own.n.Load() != 0 {
