@@ -95,6 +95,12 @@ func (c *Client) PostForm(ctx context.Context, target string, form url.Values, s
 	return c.do(r)
 }
 
+// Basic signs as a client with a secret (RFC 6749, 2.3.1): both are form-encoded
+// before they are joined.
+func Basic(id string, secret auth.Secret) func(*http.Request) {
+	return func(r *http.Request) { r.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(secret.Reveal())) }
+}
+
 func (c *Client) do(r *http.Request) (*Answer, error) {
 	r.Header.Set("Accept", "application/json")
 	r.Header.Set("User-Agent", "caddy-auth")

@@ -129,10 +129,7 @@ func (s *Server) Introspect(ctx context.Context, token string) (strictjson.Objec
 
 func (s *Server) ask(ctx context.Context, token string) (strictjson.Object, error) {
 	form := url.Values{"token": {token}, "token_type_hint": {"access_token"}}
-	sign := func(r *http.Request) {
-		// RFC 6749, 2.3.1: both are form-encoded before they are joined.
-		r.SetBasicAuth(url.QueryEscape(s.cfg.ClientID), url.QueryEscape(s.cfg.ClientSecret.Reveal()))
-	}
+	sign := fetch.Basic(s.cfg.ClientID, s.cfg.ClientSecret)
 	if s.cfg.Post {
 		form.Set("client_id", s.cfg.ClientID)
 		form.Set("client_secret", s.cfg.ClientSecret.Reveal())

@@ -173,10 +173,7 @@ func (e *Endpoint) authenticate(form url.Values, secret auth.Secret, now time.Ti
 		form.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
 		form.Set("client_assertion", assertion)
 	default:
-		return func(r *http.Request) {
-			// RFC 6749, 2.3.1: both are form-encoded before they are joined.
-			r.SetBasicAuth(url.QueryEscape(e.cfg.ClientID), url.QueryEscape(secret.Reveal()))
-		}, nil
+		return fetch.Basic(e.cfg.ClientID, secret), nil
 	}
 	return nil, nil
 }
