@@ -295,6 +295,15 @@ func (g *gateway) key(spec manage.KeySpec) manage.Made {
 
 func (g *gateway) plainKey() string { return g.key(manage.KeySpec{}).Text.Reveal() }
 
+// mistyped returns a credential of ours with another last character.
+func mistyped(text string) string {
+	last := "0"
+	if strings.HasSuffix(text, last) {
+		last = "1"
+	}
+	return text[:len(text)-1] + last
+}
+
 // answer is what a client received.
 type answer struct {
 	Status int

@@ -327,7 +327,7 @@ func TestToken_Exchange(t *testing.T) {
 		"more than the key has":    {exchangeForm(key, "&scope=users:read"), nil, "invalid_scope"},
 		"more than the client has": {exchangeForm(key, "&scope=orders:write"), []string{"Authorization", of(c)}, "invalid_scope"},
 		"a wrong client":           {exchangeForm(key, ""), []string{"Authorization", basic(c.Client.ID, "x")}, "invalid_client"},
-		"an unknown key":           {exchangeForm(key[:len(key)-1]+"0", ""), nil, "invalid_request"},
+		"an unknown key":           {exchangeForm(mistyped(key), ""), nil, "invalid_request"},
 		"a token for a token":      {exchangeForm(token, ""), nil, "invalid_request"},
 		"a client's secret":        {exchangeForm(c.Secret.Reveal(), ""), nil, "invalid_request"},
 		"no key":                   {exchangeForm("", ""), nil, "invalid_request"},
@@ -408,7 +408,7 @@ func TestToken_Revocation(t *testing.T) {
 	if g.bearer(token).Status != 200 {
 		t.Fatal("one of those ended it")
 	}
-	for what, text := range map[string]string{"unknown": token[:len(token)-1] + "x", "nonsense": "nonsense", "a secret": c.Secret.Reveal()} {
+	for what, text := range map[string]string{"unknown": mistyped(token), "nonsense": "nonsense", "a secret": c.Secret.Reveal()} {
 		if a := revoke(text, "Authorization", of(c)); a.Status != 200 {
 			t.Errorf("%s: %d %s", what, a.Status, a.Body)
 		}

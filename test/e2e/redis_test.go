@@ -298,7 +298,9 @@ func TestRedis_ForgedKeysReachNobody(t *testing.T) {
 	g.ok(g.get("/", "X-API-Key: "+key))
 	r.Do("CONFIG", "RESETSTAT")
 	for i := range 50 {
-		g.want(g.get("/", fmt.Sprintf("X-API-Key: %s%02d", key[:len(key)-2], i)), 401, auth.CodeInvalidCredential)
+		if end := fmt.Sprintf("%02d", i); !strings.HasSuffix(key, end) { // one in 3,844 keys has it
+			g.want(g.get("/", "X-API-Key: "+key[:len(key)-2]+end), 401, auth.CodeInvalidCredential)
+		}
 	}
 	if n := r.Calls("getrange"); n != "" && n != "0" {
 		t.Errorf("%s Redis reads for forged keys", n)
