@@ -1,9 +1,9 @@
 package caddymodule
 
 import (
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddy-auth/caddy-auth/internal/grant"
 
-	"github.com/caddy-auth/caddy-auth/internal/outbound"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
 // parseOutbound parses a credential toward upstreams. Syntax:
@@ -41,8 +41,8 @@ func (a *App) parseOutbound(d *caddyfile.Dispenser) error {
 			}
 			return valueOrFile(&c.ClientSecret, &c.ClientSecretFile)(d)
 		},
-		"auth":   choice(&c.Auth, outbound.AuthBasic, outbound.AuthPost, outbound.AuthPrivateKeyJWT),
-		"key_id": text(&c.KeyID), "algorithm": choice(&c.Algorithm, outbound.Algorithms()...), "assertion_audience": text(&c.AssertionAudience),
+		"auth":   choice(&c.Auth, grant.AuthBasic, grant.AuthPost, grant.AuthPrivateKeyJWT),
+		"key_id": text(&c.KeyID), "algorithm": choice(&c.Algorithm, grant.Algorithms()...), "assertion_audience": text(&c.AssertionAudience),
 		"scopes": words(&c.Scopes), "audience": words(&c.Audiences), "resource": words(&c.Resources),
 		"refresh_before": duration(&c.RefreshBefore), "timeout": duration(&c.Timeout), "header": c.parseHeader,
 	})
@@ -50,10 +50,10 @@ func (a *App) parseOutbound(d *caddyfile.Dispenser) error {
 		return err
 	}
 	if key != "" && c.Auth == "" {
-		c.Auth = outbound.AuthPrivateKeyJWT
+		c.Auth = grant.AuthPrivateKeyJWT
 	}
-	if key != "" && c.Auth != outbound.AuthPrivateKeyJWT {
-		return d.Errf("outbound %s: private_key is for auth %s", name, outbound.AuthPrivateKeyJWT)
+	if key != "" && c.Auth != grant.AuthPrivateKeyJWT {
+		return d.Errf("outbound %s: private_key is for auth %s", name, grant.AuthPrivateKeyJWT)
 	}
 	if err := c.check(name); err != nil {
 		return d.Errf("outbound %s: %v", name, err)

@@ -20,6 +20,7 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/fetch"
 	"github.com/caddy-auth/caddy-auth/internal/forward"
+	"github.com/caddy-auth/caddy-auth/internal/grant"
 	"github.com/caddy-auth/caddy-auth/internal/outbound"
 	"github.com/caddy-auth/caddy-auth/internal/redact"
 	"github.com/caddy-auth/caddy-auth/internal/verifier"
@@ -161,19 +162,19 @@ func (c *OutboundConfig) check(name string) error {
 	case (c.ClientSecret == "") == (c.ClientSecretFile == ""):
 		return errors.New("want one client_secret (for private_key_jwt: one private_key), as a value or a file")
 	}
-	signs := c.Auth == outbound.AuthPrivateKeyJWT
+	signs := c.Auth == grant.AuthPrivateKeyJWT
 	if !signs && (c.KeyID != "" || c.Algorithm != "" || c.AssertionAudience != "") {
 		return errors.New("key_id, algorithm and assertion_audience are for auth private_key_jwt")
 	}
-	if c.RefreshBefore < 0 || c.Timeout < 0 || time.Duration(c.Timeout) > outbound.MaxTimeout {
-		return fmt.Errorf("refresh_before can't be negative, timeout is at most %s", outbound.MaxTimeout)
+	if c.RefreshBefore < 0 || c.Timeout < 0 || time.Duration(c.Timeout) > grant.MaxTimeout {
+		return fmt.Errorf("refresh_before can't be negative, timeout is at most %s", grant.MaxTimeout)
 	}
 	for _, s := range c.Scopes {
 		if err := auth.CheckScope(s); err != nil {
 			return err
 		}
 	}
-	return oneOf("auth", c.Auth, "", outbound.AuthBasic, outbound.AuthPost, outbound.AuthPrivateKeyJWT)
+	return oneOf("auth", c.Auth, "", grant.AuthBasic, grant.AuthPost, grant.AuthPrivateKeyJWT)
 }
 
 func (h *OutboundHeader) check() error {
@@ -190,7 +191,7 @@ func (h *OutboundHeader) check() error {
 		return errors.New("header: want one key, as a value or a file")
 	}
 	if h.Prefix != "" {
-		return wrapIf("header: what stands before the key", outbound.CheckValue(h.Prefix))
+		return wrapIf("header: what stands before the key", grant.CheckValue(h.Prefix))
 	}
 	return nil
 }
@@ -248,11 +249,11 @@ func (c *OutboundConfig) resolve() (*OutboundConfig, error) {
 func (c *OutboundConfig) source(name string) (*source, error) {
 	s := &source{name: name, header: "Authorization"}
 	value, file, what := c.ClientSecret, c.ClientSecretFile, "client_secret"
-	check := outbound.CheckClientSecret(c.Auth, c.key())
+	check := grant.CheckClientSecret(c.Auth, c.key())
 	if c.Header != nil {
-		value, file, what, check = c.Header.Value, c.Header.File, "header", outbound.CheckValue
+		value, file, what, check = c.Header.Value, c.Header.File, "header", grant.CheckValue
 	}
-	var secret outbound.Secret
+	var secret grant.Secret
 	if file != "" {
 		var err error
 		if s.file, err = outbound.NewFile(file, check); err != nil {
@@ -263,7 +264,7 @@ func (c *OutboundConfig) source(name string) (*source, error) {
 		if err := check(value); err != nil {
 			return nil, wrapIf(what, err)
 		}
-		secret = outbound.Fixed(auth.NewSecret(value))
+		secret = grant.Fixed(auth.NewSecret(value))
 	}
 	s.hidden.hideSecret(secret.Current())
 	s.short = len(secret.Current().Reveal()) < redact.ShortestLiteral
@@ -277,7 +278,7 @@ func (c *OutboundConfig) source(name string) (*source, error) {
 		return s, nil
 	}
 	var err error
-	s.ask, err = outbound.NewEndpoint(outbound.Config{
+	s.ask, err = grant.NewEndpoint(grant.Config{
 		TokenURL: c.TokenURL, ClientID: c.ClientID, Auth: c.Auth, Secret: secret, Key: c.key(),
 		Scopes: c.Scopes, Audiences: c.Audiences, Resources: c.Resources, Timeout: time.Duration(c.Timeout),
 	})
@@ -289,8 +290,8 @@ func (c *OutboundConfig) source(name string) (*source, error) {
 	return s, nil
 }
 
-func (c *OutboundConfig) key() outbound.KeyConfig {
-	return outbound.KeyConfig{ID: c.KeyID, Algorithm: c.Algorithm, Audience: c.AssertionAudience}
+func (c *OutboundConfig) key() grant.KeyConfig {
+	return grant.KeyConfig{ID: c.KeyID, Algorithm: c.Algorithm, Audience: c.AssertionAudience}
 }
 
 // start lets the sources work.
@@ -321,7 +322,7 @@ func (o *ownCredentials) release() error {
 
 // causeOf names why there is no token.
 func causeOf(err error) string {
-	var f *outbound.Failure
+	var f *grant.Failure
 	if errors.As(err, &f) {
 		return string(f.Cause)
 	}

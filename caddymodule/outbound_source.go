@@ -1,6 +1,8 @@
 package caddymodule
 
 import (
+	"github.com/caddy-auth/caddy-auth/internal/grant"
+
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -21,7 +23,7 @@ type source struct {
 	outbound.Source
 	name   string
 	tokens *outbound.Tokens // nil: a key
-	ask    *outbound.Endpoint
+	ask    *grant.Endpoint
 	header string         // that carries it
 	file   *outbound.File // nil: the secret does not change
 
@@ -38,7 +40,7 @@ type hiddenTexts struct {
 	mu      sync.Mutex // guards what follows
 	gone    bool
 	secrets []auth.Secret // the last ones
-	tokens  []outbound.Grant
+	tokens  []grant.Grant
 }
 
 const (
@@ -56,10 +58,10 @@ func (h *hiddenTexts) hideSecret(secret auth.Secret) {
 }
 
 // hideToken keeps a token out of every log until it has expired.
-func (h *hiddenTexts) hideToken(g outbound.Grant) {
+func (h *hiddenTexts) hideToken(g grant.Grant) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.tokens = slices.DeleteFunc(h.tokens, func(old outbound.Grant) bool { return time.Now().After(old.Expires) || old.Token.Equal(g.Token) })
+	h.tokens = slices.DeleteFunc(h.tokens, func(old grant.Grant) bool { return time.Now().After(old.Expires) || old.Token.Equal(g.Token) })
 	h.tokens = append(h.tokens, g)
 	h.tokens = h.tokens[max(0, len(h.tokens)-hiddenTokens):]
 	h.tell()
@@ -125,15 +127,15 @@ func (s *source) tokenEvents() outbound.Events {
 	field := zap.String("outbound", name)
 	var kept atomic.Int64
 	return outbound.Events{
-		Got: func(g outbound.Grant, from outbound.Origin) {
+		Got: func(g grant.Grant, from outbound.Origin) {
 			s.hidden.hideToken(g)
 			metrics.outboundRefreshes.WithLabelValues(name, string(from)).Inc()
 			log().Info("has a token", field, zap.String("from", string(from)), zap.Time("expires", g.Expires), zap.Strings("scopes", g.Scopes))
 			if !g.Told {
-				log().Debug("the token endpoint does not say how long its token lives", field, zap.Duration("assumed", outbound.UnknownLifetime))
+				log().Debug("the token endpoint does not say how long its token lives", field, zap.Duration("assumed", grant.UnknownLifetime))
 			}
 		},
-		Failed: func(f *outbound.Failure, left time.Duration) {
+		Failed: func(f *grant.Failure, left time.Duration) {
 			metrics.outboundFailures.WithLabelValues(name, string(f.Cause)).Inc()
 			text := "no token; requests to its upstreams get 503 or 502 until there is one"
 			if left > 0 {

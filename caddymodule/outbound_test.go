@@ -1,6 +1,8 @@
 package caddymodule
 
 import (
+	"github.com/caddy-auth/caddy-auth/internal/grant"
+
 	"fmt"
 	"io"
 	"net/http"
@@ -9,7 +11,6 @@ import (
 	"time"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
-	"github.com/caddy-auth/caddy-auth/internal/outbound"
 )
 
 // TestHiddenTexts: a secret stays masked however many tokens come, tokens while
@@ -21,8 +22,8 @@ func TestHiddenTexts(t *testing.T) {
 	h.hideSecret(auth.NewSecret("second secret"))
 	now := time.Now()
 	for n := range 50 {
-		h.hideToken(outbound.Grant{Token: auth.NewSecret(fmt.Sprintf("opaque token %d", n)), Expires: now.Add(time.Hour)})
-		h.hideToken(outbound.Grant{Token: auth.NewSecret(fmt.Sprintf("expired token %d", n)), Expires: now.Add(-time.Second)})
+		h.hideToken(grant.Grant{Token: auth.NewSecret(fmt.Sprintf("opaque token %d", n)), Expires: now.Add(time.Hour)})
+		h.hideToken(grant.Grant{Token: auth.NewSecret(fmt.Sprintf("expired token %d", n)), Expires: now.Add(-time.Second)})
 	}
 	for _, text := range []string{"first secret", "second secret", "opaque token 0", "opaque token 49", "expired token 49"} {
 		if !hidden(text) {

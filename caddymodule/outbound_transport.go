@@ -19,6 +19,7 @@ import (
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/fetch"
+	"github.com/caddy-auth/caddy-auth/internal/grant"
 	"github.com/caddy-auth/caddy-auth/internal/outbound"
 	"github.com/caddy-auth/caddy-auth/internal/problem"
 )
@@ -160,7 +161,7 @@ func (t *OutboundTransport) callerHeaders(r *http.Request) map[string]bool {
 // failed is the answer where there is no credential of ours. It is no error of
 // the upstream, which it would otherwise count as. A health check gets what the
 // upstream said last: nothing new is known of it.
-func (t *OutboundTransport) failed(r *http.Request, f *outbound.Failure) *http.Response {
+func (t *OutboundTransport) failed(r *http.Request, f *grant.Failure) *http.Response {
 	if isHealthCheck(r) {
 		if res := t.checks.last(r); res != nil {
 			return res
@@ -170,7 +171,7 @@ func (t *OutboundTransport) failed(r *http.Request, f *outbound.Failure) *http.R
 		Code: auth.CodeUpstreamUnavailable, RetryAfter: f.RetryAfter,
 		Detail: "Your credential is good, but the gateway can't get its own for the service behind it now. Try again later.",
 	}
-	if f.Cause != outbound.CauseUnavailable {
+	if f.Cause != grant.CauseUnavailable {
 		refusal.Code = auth.CodeUpstreamRefused
 		refusal.Detail = "Your credential is good, but the gateway does not get its own for the service behind it. Tell who runs this gateway."
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/grant"
 	"github.com/caddy-auth/caddy-auth/internal/limit"
 )
 
@@ -38,7 +39,7 @@ func (t *Tokens) Renew(ctx context.Context, refused Credential) (Credential, err
 			if last := h.accepted.Load(); last == 0 || now.UnixMilli()-last < acceptedLately.Milliseconds() {
 				return Credential{}, ErrKept // this request is what is refused, or every token is
 			}
-			return Credential{}, &Failure{Cause: CauseUnavailable, Detail: "the upstream refuses the token, and others were asked for too often lately", RetryAfter: left}
+			return Credential{}, &grant.Failure{Cause: grant.CauseUnavailable, Detail: "the upstream refuses the token, and others were asked for too often lately", RetryAfter: left}
 		}
 		h.doubted.Store(true)
 		t.remember(auth.FingerprintOf(h.Token.Reveal()))

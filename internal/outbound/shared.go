@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/grant"
 )
 
 const (
@@ -40,7 +41,7 @@ type Shared interface {
 // obtain gets a token from the fleet, or from the endpoint: one gateway of the
 // fleet asks, the others wait for what it gets. Whatever fails about that, a
 // gateway asks by itself.
-func (t *Tokens) obtain(ctx context.Context, goal goal) (Grant, Origin, error) {
+func (t *Tokens) obtain(ctx context.Context, goal goal) (grant.Grant, Origin, error) {
 	p := t.shared.Load()
 	if p == nil {
 		g, err := t.ask.Ask(ctx)
@@ -64,7 +65,7 @@ func (t *Tokens) obtain(ctx context.Context, goal goal) (Grant, Origin, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return Grant{}, FromFleet, unavailable("waiting for another gateway", ctx.Err())
+			return grant.Grant{}, FromFleet, grant.Unavailable("waiting for another gateway", ctx.Err())
 		case <-time.After(lockPoll/2 + rand.N(lockPoll/2)):
 		}
 	}
@@ -76,7 +77,7 @@ func (t *Tokens) obtain(ctx context.Context, goal goal) (Grant, Origin, error) {
 }
 
 // leads asks for the fleet, with the lock.
-func (t *Tokens) leads(ctx context.Context, shared Shared, goal goal) (Grant, Origin, error) {
+func (t *Tokens) leads(ctx context.Context, shared Shared, goal goal) (grant.Grant, Origin, error) {
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -120,7 +121,7 @@ type fleetRecord struct {
 
 const fleetVersion = 1
 
-func (t *Tokens) putFleet(ctx context.Context, shared Shared, g Grant) {
+func (t *Tokens) putFleet(ctx context.Context, shared Shared, g grant.Grant) {
 	text, err := json.Marshal(fleetRecord{
 		fleetVersion, g.Token.Reveal(), g.Issued.UnixMilli(), g.Expires.UnixMilli(), g.Told, g.Scopes, hex.EncodeToString(g.By[:]),
 	})
@@ -131,7 +132,7 @@ func (t *Tokens) putFleet(ctx context.Context, shared Shared, g Grant) {
 
 // fromFleet returns the fleet's token if it is what a flight is for. An error
 // says that the fleet can't be asked.
-func (t *Tokens) fromFleet(ctx context.Context, shared Shared, goal goal) (g Grant, ok bool, err error) {
+func (t *Tokens) fromFleet(ctx context.Context, shared Shared, goal goal) (g grant.Grant, ok bool, err error) {
 	text, err := shared.Get(ctx)
 	switch {
 	case errors.Is(err, auth.ErrNotFound), errors.Is(err, auth.ErrCorrupt): // one that nobody can use is written over
@@ -140,10 +141,10 @@ func (t *Tokens) fromFleet(ctx context.Context, shared Shared, goal goal) (g Gra
 		return g, false, fmt.Errorf("asking the fleet: %w", err)
 	}
 	var r fleetRecord
-	if json.Unmarshal(text, &r) != nil || r.Version != fleetVersion || CheckValue(r.Token) != nil {
+	if json.Unmarshal(text, &r) != nil || r.Version != fleetVersion || grant.CheckValue(r.Token) != nil {
 		return g, false, nil
 	}
-	g = Grant{Token: auth.NewSecret(r.Token), Issued: time.UnixMilli(r.Issued), Expires: time.UnixMilli(r.Expires), Told: r.Told, Scopes: r.Scopes}
+	g = grant.Grant{Token: auth.NewSecret(r.Token), Issued: time.UnixMilli(r.Issued), Expires: time.UnixMilli(r.Expires), Told: r.Told, Scopes: r.Scopes}
 	if by, err := hex.DecodeString(r.By); err == nil && len(by) == len(g.By) {
 		g.By = auth.Fingerprint(by)
 	}
@@ -152,10 +153,10 @@ func (t *Tokens) fromFleet(ctx context.Context, shared Shared, goal goal) (g Gra
 
 // serves reports whether a token of the fleet is what a flight is for: another
 // than the present one, that was not refused and is not due itself.
-func (t *Tokens) serves(g Grant, goal goal, now time.Time) bool {
+func (t *Tokens) serves(g grant.Grant, goal goal, now time.Time) bool {
 	refresh, _ := t.times(g, 0)
 	// By a clock that is ahead, it would seem to live longer than it does.
-	if !now.Before(refresh) || g.Issued.Sub(now) > expiryMargin || g.Expires.Sub(g.Issued) > MostLifetime {
+	if !now.Before(refresh) || g.Issued.Sub(now) > expiryMargin || g.Expires.Sub(g.Issued) > grant.MostLifetime {
 		return false
 	}
 	if goal.by != (auth.Fingerprint{}) && g.By != goal.by {

@@ -5,13 +5,14 @@ import (
 	"sync/atomic"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/grant"
 )
 
 // Static is a source of a key that the gateway was given. It is safe for
 // concurrent use.
 type Static struct {
 	header, prefix string
-	secret         Secret
+	secret         grant.Secret
 	current        atomic.Pointer[staticCredential]
 }
 
@@ -22,7 +23,7 @@ type staticCredential struct {
 
 // NewStatic returns a source of a secret in a header, behind a prefix such as
 // "Bearer " or none. The secret's values must pass CheckValue.
-func NewStatic(header, prefix string, secret Secret) *Static {
+func NewStatic(header, prefix string, secret grant.Secret) *Static {
 	return &Static{header: header, prefix: prefix, secret: secret}
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/grant"
 )
 
 const (
@@ -27,7 +28,7 @@ const (
 
 // Asker gets a token, with a secret that By identifies. Errors are *Failure.
 type Asker interface {
-	Ask(ctx context.Context) (Grant, error)
+	Ask(ctx context.Context) (grant.Grant, error)
 	By() auth.Fingerprint
 	Timeout() time.Duration // bounds Ask
 }
@@ -43,9 +44,9 @@ const (
 // Events are told what happens to tokens. Fields may be nil; they must not
 // block.
 type Events struct {
-	Got     func(g Grant, from Origin)
-	Failed  func(f *Failure, left time.Duration) // how long the present token is good
-	Refused func(renewed bool)                   // by the upstream; whether it is replaced
+	Got     func(g grant.Grant, from Origin)
+	Failed  func(f *grant.Failure, left time.Duration) // how long the present token is good
+	Refused func(renewed bool)                         // by the upstream; whether it is replaced
 }
 
 // Tokens is a source of tokens for one client. It is safe for concurrent use.
@@ -64,7 +65,7 @@ type Tokens struct {
 	flight    *flight
 	again     bool // the secret changed while a flight was under way
 	failures  int
-	failure   *Failure
+	failure   *grant.Failure
 	notBefore time.Time
 	forced    time.Time // state of refusedRate
 	refused   []auth.Fingerprint
@@ -74,7 +75,7 @@ type Tokens struct {
 
 // held is a token in use.
 type held struct {
-	Grant
+	grant.Grant
 	credential Credential
 	refresh    time.Time // when another is fetched
 	usable     time.Time // until when it is used
@@ -225,13 +226,13 @@ func (t *Tokens) waitFor(ctx context.Context, done <-chan struct{}, late string)
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-timer.C:
-		return unavailable(late, nil)
+		return grant.Unavailable(late, nil)
 	}
 }
 
 // failureAt is the last failure, as it is to be told at now. t.mu is held.
-func (t *Tokens) failureAt(now time.Time) *Failure {
-	f := Failure{Cause: CauseUnavailable, Detail: "no token yet"}
+func (t *Tokens) failureAt(now time.Time) *grant.Failure {
+	f := grant.Failure{Cause: grant.CauseUnavailable, Detail: "no token yet"}
 	if t.failure != nil {
 		f = *t.failure
 	}
@@ -271,7 +272,7 @@ func (t *Tokens) fly(f *flight) {
 	told := func() {}
 	switch {
 	case err != nil:
-		told = t.failed(failureOf(err), now)
+		told = t.failed(grant.FailureOf(err), now)
 	case worse: // when the present one ends, it will do
 		end := f.goal.notThis.usable
 		t.notBefore = now.Add(min(mostBackoff, end.Sub(now)))
@@ -292,17 +293,17 @@ func (t *Tokens) fly(f *flight) {
 
 // worse reports whether a token ends before the present one, which goes on then.
 // One that is over as it comes is an error.
-func (t *Tokens) worse(g Grant, goal goal, now time.Time) (bool, error) {
+func (t *Tokens) worse(g grant.Grant, goal goal, now time.Time) (bool, error) {
 	_, usable := t.times(g, 0)
 	if !now.Before(usable) {
-		return false, &Failure{Cause: CauseAnswer, Detail: "the token had expired when it came"}
+		return false, &grant.Failure{Cause: grant.CauseAnswer, Detail: "the token had expired when it came"}
 	}
 	h := goal.notThis
 	return h.usableAt(now) && usable.Before(h.usable) && !h.doubted.Load() && goal.by == (auth.Fingerprint{}) && !h.Token.Equal(g.Token), nil
 }
 
 // adopt puts a token in use. t.mu is held.
-func (t *Tokens) adopt(g Grant, now time.Time, forced bool) {
+func (t *Tokens) adopt(g grant.Grant, now time.Time, forced bool) {
 	h := &held{Grant: g, forced: forced}
 	h.credential = Credential{Header: "Authorization", Value: auth.NewSecret("Bearer " + g.Token.Reveal()), token: h}
 	h.refresh, h.usable = t.times(g, rand.Float64())
@@ -314,7 +315,7 @@ func (t *Tokens) adopt(g Grant, now time.Time, forced bool) {
 // times are when a token is refreshed and until when it is used: as early as
 // asked, or half of its life if that is less, and up to a quarter of that
 // earlier, so that not all gateways begin at once. random is in [0, 1).
-func (t *Tokens) times(g Grant, random float64) (refresh, usable time.Time) {
+func (t *Tokens) times(g grant.Grant, random float64) (refresh, usable time.Time) {
 	life := g.Expires.Sub(g.Issued)
 	usable = g.Expires.Add(-min(expiryMargin, life/10))
 	early := min(t.before, life/2)
@@ -326,7 +327,7 @@ func (t *Tokens) times(g Grant, random float64) (refresh, usable time.Time) {
 }
 
 // failed notes a failure and returns what tells of it. t.mu is held.
-func (t *Tokens) failed(f *Failure, now time.Time) func() {
+func (t *Tokens) failed(f *grant.Failure, now time.Time) func() {
 	t.failures++
 	backoff := min(mostBackoff, leastBackoff<<min(t.failures-1, 10))
 	backoff = backoff/2 + rand.N(backoff/2+1)

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/grant"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -25,7 +26,7 @@ type issuer struct {
 	flying   int
 	life     time.Duration
 	slow     time.Duration
-	fail     *Failure
+	fail     *grant.Failure
 	same     bool // gives out the last token again
 	expires  map[string]time.Time
 	overlaps int
@@ -36,7 +37,7 @@ func newIssuer(life time.Duration) *issuer {
 	return &issuer{life: life, expires: map[string]time.Time{}}
 }
 
-func (i *issuer) Timeout() time.Duration { return DefaultTimeout }
+func (i *issuer) Timeout() time.Duration { return grant.DefaultTimeout }
 func (i *issuer) By() auth.Fingerprint   { return auth.FingerprintOf(fmt.Sprint(i.by.Load())) }
 
 func (i *issuer) set(f func()) {
@@ -51,10 +52,10 @@ func (i *issuer) asked() int {
 	return i.n
 }
 
-func (i *issuer) Ask(ctx context.Context) (Grant, error) {
+func (i *issuer) Ask(ctx context.Context) (grant.Grant, error) {
 	ctx, cancel := context.WithTimeout(ctx, i.Timeout())
 	defer cancel()
-	g := Grant{Issued: time.Now(), By: i.By()}
+	g := grant.Grant{Issued: time.Now(), By: i.By()}
 	i.mu.Lock()
 	i.n++
 	if i.flying++; i.flying > 1 {
@@ -70,7 +71,7 @@ func (i *issuer) Ask(ctx context.Context) (Grant, error) {
 	defer i.mu.Unlock()
 	i.flying--
 	if ctx.Err() != nil {
-		return g, unavailable("too slow", ctx.Err())
+		return g, grant.Unavailable("too slow", ctx.Err())
 	}
 	if i.fail != nil {
 		f := *i.fail
@@ -170,7 +171,7 @@ func TestTokens_Outage(t *testing.T) {
 		s := started(i, 0)
 		defer s.Close()
 		first := get(t, s)
-		i.set(func() { i.fail = &Failure{Cause: CauseUnavailable, Detail: "status 500"} })
+		i.set(func() { i.fail = &grant.Failure{Cause: grant.CauseUnavailable, Detail: "status 500"} })
 		for ; i.goodFor(first) > 2*time.Second; time.Sleep(100 * time.Millisecond) {
 			if c := get(t, s); !c.Is(first) {
 				t.Fatal("another token")
@@ -185,8 +186,8 @@ func TestTokens_Outage(t *testing.T) {
 		for end := time.Now().Add(10 * time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 			began := time.Now()
 			_, err := s.Credential(t.Context())
-			var f *Failure
-			if !errors.As(err, &f) || f.Cause != CauseUnavailable || f.RetryAfter <= 0 || f.RetryAfter > mostBackoff || time.Since(began) > 0 {
+			var f *grant.Failure
+			if !errors.As(err, &f) || f.Cause != grant.CauseUnavailable || f.RetryAfter <= 0 || f.RetryAfter > mostBackoff || time.Since(began) > 0 {
 				t.Fatalf("%v after %s", err, time.Since(began))
 			}
 			failed++
@@ -206,7 +207,7 @@ func TestTokens_Outage(t *testing.T) {
 func TestTokens_RetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := newIssuer(10 * time.Minute)
-		i.fail = &Failure{Cause: CauseUnavailable, Status: 429, RetryAfter: 40 * time.Second}
+		i.fail = &grant.Failure{Cause: grant.CauseUnavailable, Status: 429, RetryAfter: 40 * time.Second}
 		s := started(i, 0)
 		defer s.Close()
 		for end := time.Now().Add(39 * time.Second); time.Now().Before(end); time.Sleep(time.Second) {
@@ -295,8 +296,8 @@ func TestTokens_RevokedAfterThat(t *testing.T) {
 			if err == nil {
 				break
 			}
-			var f *Failure
-			if !errors.As(err, &f) || f.Cause != CauseUnavailable || f.RetryAfter <= 0 {
+			var f *grant.Failure
+			if !errors.As(err, &f) || f.Cause != grant.CauseUnavailable || f.RetryAfter <= 0 {
 				t.Fatalf("%v", err)
 			}
 			time.Sleep(100 * time.Millisecond)
@@ -318,7 +319,7 @@ func TestTokens_OthersDoNotWait(t *testing.T) {
 		i.set(func() { i.slow = time.Hour })
 		var all sync.WaitGroup
 		all.Go(func() {
-			var f *Failure
+			var f *grant.Failure
 			if _, err := s.Renew(t.Context(), first); !errors.As(err, &f) {
 				t.Error(err)
 			}
@@ -371,7 +372,7 @@ func TestTokens_WorseToken(t *testing.T) {
 			i := newIssuer(10 * time.Minute)
 			s := started(i, 0)
 			defer s.Close()
-			s.SetEvents(Events{Failed: func(f *Failure, _ time.Duration) { t.Errorf("a failure: %v", f) }})
+			s.SetEvents(Events{Failed: func(f *grant.Failure, _ time.Duration) { t.Errorf("a failure: %v", f) }})
 			first := get(t, s)
 			i.set(func() { i.life = life })
 			for i.goodFor(first) > life+2*time.Second {
@@ -396,8 +397,8 @@ func TestTokens_WorseToken(t *testing.T) {
 		s := started(i, 0)
 		defer s.Close()
 		for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-			var f *Failure
-			if _, err := s.Credential(t.Context()); !errors.As(err, &f) || f.Cause != CauseAnswer {
+			var f *grant.Failure
+			if _, err := s.Credential(t.Context()); !errors.As(err, &f) || f.Cause != grant.CauseAnswer {
 				t.Fatal(err)
 			}
 		}
@@ -416,7 +417,7 @@ func TestTokens_RefusedWithItsSecret(t *testing.T) {
 		s := started(i, 0)
 		defer s.Close()
 		first := get(t, s)
-		i.set(func() { i.slow, i.fail = time.Second, &Failure{Cause: CauseRefused} })
+		i.set(func() { i.slow, i.fail = time.Second, &grant.Failure{Cause: grant.CauseRefused} })
 		time.AfterFunc(500*time.Millisecond, func() { i.by.Add(1); s.SecretChanged() })
 		time.AfterFunc(1500*time.Millisecond, func() { i.set(func() { i.fail = nil }) })
 		if c, err := s.Renew(t.Context(), first); err != nil || c.Is(first) {
@@ -433,8 +434,8 @@ func TestTokens_RefusedInAnOutage(t *testing.T) {
 		s := started(i, 0)
 		defer s.Close()
 		first := get(t, s)
-		i.set(func() { i.fail, i.slow = &Failure{Cause: CauseUnavailable}, time.Second })
-		var f *Failure
+		i.set(func() { i.fail, i.slow = &grant.Failure{Cause: grant.CauseUnavailable}, time.Second })
+		var f *grant.Failure
 		if _, err := s.Renew(t.Context(), first); !errors.As(err, &f) {
 			t.Fatal(err)
 		}
@@ -489,8 +490,8 @@ func TestTokens_Hangs(t *testing.T) {
 		if _, err := s.Credential(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != time.Second {
 			t.Errorf("%v after %s", err, time.Since(began))
 		}
-		var f *Failure
-		if _, err := s.Credential(t.Context()); !errors.As(err, &f) || time.Since(began) > DefaultTimeout+waitLonger {
+		var f *grant.Failure
+		if _, err := s.Credential(t.Context()); !errors.As(err, &f) || time.Since(began) > grant.DefaultTimeout+waitLonger {
 			t.Errorf("%v after %s", err, time.Since(began))
 		}
 	})
@@ -502,7 +503,7 @@ func TestTokens_NotBeforeStart(t *testing.T) {
 		i := newIssuer(time.Hour)
 		s := NewTokens(i, 0)
 		defer s.Close()
-		var f *Failure
+		var f *grant.Failure
 		if _, err := s.Credential(t.Context()); !errors.As(err, &f) || i.asked() != 0 {
 			t.Errorf("%v, asked %d times", err, i.asked())
 		}
@@ -519,13 +520,13 @@ func TestTokens_SecretChanged(t *testing.T) {
 		s := started(i, 0)
 		defer s.Close()
 		var failed atomic.Int32
-		s.SetEvents(Events{Failed: func(f *Failure, left time.Duration) {
-			if f.Cause == CauseRefused && left > 50*time.Minute {
+		s.SetEvents(Events{Failed: func(f *grant.Failure, left time.Duration) {
+			if f.Cause == grant.CauseRefused && left > 50*time.Minute {
 				failed.Add(1)
 			}
 		}})
 		first := get(t, s)
-		i.set(func() { i.fail = &Failure{Cause: CauseRefused} })
+		i.set(func() { i.fail = &grant.Failure{Cause: grant.CauseRefused} })
 		i.by.Add(1)
 		s.SecretChanged()
 		synctest.Wait()
@@ -562,7 +563,7 @@ func TestTokens_Times(t *testing.T) {
 		{time.Hour, time.Millisecond, time.Hour - time.Second, time.Hour - time.Second, time.Hour - time.Second},
 	} {
 		s := &Tokens{before: tc.before}
-		g := Grant{Issued: time.Unix(1e9, 0), Expires: time.Unix(1e9, 0).Add(tc.life)}
+		g := grant.Grant{Issued: time.Unix(1e9, 0), Expires: time.Unix(1e9, 0).Add(tc.life)}
 		latest, usable := s.times(g, 0)
 		earliest, _ := s.times(g, 1)
 		if latest.Sub(g.Issued) != tc.latest || earliest.Sub(g.Issued) != tc.earliest || usable.Sub(g.Issued) != tc.usable {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/grant"
 )
 
 // DefaultMaxReplay is how much of a request's body is kept to send it again, in
@@ -48,7 +49,7 @@ type Transport struct {
 	// auth.AppendFolded. May be nil.
 	Caller func(*http.Request) map[string]bool
 	// Failed makes the answer where there is no credential.
-	Failed func(*http.Request, *Failure) *http.Response
+	Failed func(*http.Request, *grant.Failure) *http.Response
 
 	own ownRefusals
 }
@@ -181,7 +182,7 @@ func (t *Transport) keep(r *http.Request) *replay {
 
 // fail is the answer where there is no credential.
 func (t *Transport) fail(r *http.Request, err error) (*http.Response, error) {
-	var f *Failure
+	var f *grant.Failure
 	if !errors.As(err, &f) {
 		return nil, err // the client is gone
 	}

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/grant"
 )
 
 // keys is a source whose credential can be replaced.
@@ -101,7 +102,7 @@ func newGuarded(t *testing.T, want string) *guarded {
 func transport(t *testing.T, s Source) *Transport {
 	base := &http.Transport{MaxIdleConnsPerHost: 100}
 	t.Cleanup(base.CloseIdleConnections)
-	return &Transport{Base: base, Source: s, Failed: func(_ *http.Request, f *Failure) *http.Response {
+	return &Transport{Base: base, Source: s, Failed: func(_ *http.Request, f *grant.Failure) *http.Response {
 		return &http.Response{StatusCode: 503, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(string(f.Cause)))}
 	}}
 }
@@ -228,10 +229,10 @@ func TestTransport_Failures(t *testing.T) {
 	b := &body{Reader: strings.NewReader("hello")}
 	r := get401(up, "")
 	r.Body, r.ContentLength = b, 5
-	if status, text := roundTrip(t, transport(t, &keys{failure: &Failure{Cause: CauseRefused}}), r); status != 503 || text != "refused" || up.n.Load() != 0 || b.closed.Load() != 1 {
+	if status, text := roundTrip(t, transport(t, &keys{failure: &grant.Failure{Cause: grant.CauseRefused}}), r); status != 503 || text != "refused" || up.n.Load() != 0 || b.closed.Load() != 1 {
 		t.Errorf("%d %s, sent %d times, closed %d times", status, text, up.n.Load(), b.closed.Load())
 	}
-	if status, text := roundTrip(t, transport(t, &keys{now: "old", renew: &Failure{Cause: CauseUnavailable}}), get401(up, "hello")); status != 503 || text != "unavailable" || up.n.Load() != 1 {
+	if status, text := roundTrip(t, transport(t, &keys{now: "old", renew: &grant.Failure{Cause: grant.CauseUnavailable}}), get401(up, "hello")); status != 503 || text != "unavailable" || up.n.Load() != 1 {
 		t.Errorf("%d %s, sent %d times", status, text, up.n.Load())
 	}
 	if _, err := transport(t, &keys{failure: context.Canceled}).RoundTrip(get401(up, "")); !errors.Is(err, context.Canceled) {
@@ -250,7 +251,7 @@ func TestTransport_CallersCredential(t *testing.T) {
 	var got http.Header
 	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Header }))
 	defer srv.Close()
-	tr := transport(t, NewStatic("X-Vendor-Key", "", Fixed(auth.NewSecret("ours"))))
+	tr := transport(t, NewStatic("X-Vendor-Key", "", grant.Fixed(auth.NewSecret("ours"))))
 	tr.Caller = func(*http.Request) map[string]bool { return map[string]bool{"x_api_key": true} }
 	r, _ := http.NewRequest("GET", srv.URL, nil)
 	r.Header = http.Header{
@@ -529,7 +530,7 @@ func (b *strict) Close() error {
 func TestTransport_ClosesOnce(t *testing.T) {
 	up := newGuarded(t, "never")
 	up.read.Store(1000) // it answers while the body is under way
-	for name, renew := range map[string]error{"unavailable": &Failure{Cause: CauseUnavailable}, "canceled": context.Canceled, "kept": ErrKept, "another": nil} {
+	for name, renew := range map[string]error{"unavailable": &grant.Failure{Cause: grant.CauseUnavailable}, "canceled": context.Canceled, "kept": ErrKept, "another": nil} {
 		for _, n := range []int{5, 60 << 10, 4 << 20} {
 			tr := transport(t, &keys{now: "old", next: []string{"new"}, renew: renew})
 			b := &strict{Reader: bytes.NewReader(make([]byte, n)), t: t}
@@ -547,7 +548,7 @@ func TestTransport_ClosesOnce(t *testing.T) {
 	r, _ := http.NewRequest("POST", hasty(t), nil)
 	r.Body, r.ContentLength = b, -1
 	go func() { _, _ = io.WriteString(out, "one") }()
-	if status, _ := roundTrip(t, transport(t, &keys{now: "old", renew: &Failure{Cause: CauseUnavailable}}), r); status != 503 {
+	if status, _ := roundTrip(t, transport(t, &keys{now: "old", renew: &grant.Failure{Cause: grant.CauseUnavailable}}), r); status != 503 {
 		t.Error(status)
 	}
 	if b.busy.Load() && b.closed.Load() > 0 {

@@ -1,4 +1,4 @@
-package outbound
+package grant
 
 import (
 	"context"
@@ -21,6 +21,7 @@ const (
 	AuthBasic         = "basic"
 	AuthPost          = "post"
 	AuthPrivateKeyJWT = "private_key_jwt"
+	AuthNone          = "none" // a public client: it has no secret
 )
 
 const (
@@ -109,6 +110,12 @@ func (e *Endpoint) Identity() auth.Fingerprint {
 // CheckClientSecret returns what says what is wrong with the secret of a client.
 func CheckClientSecret(method string, key KeyConfig) func(text string) error {
 	return func(text string) error {
+		if method == AuthNone {
+			if text != "" {
+				return auth.Invalidf("a client with a secret proves that it has it: want another auth than none")
+			}
+			return nil
+		}
 		if method == AuthPrivateKeyJWT {
 			_, err := parseSigningKey(text, key)
 			return err
@@ -127,14 +134,28 @@ func CheckClientSecret(method string, key KeyConfig) func(text string) error {
 
 // Ask gets a token (RFC 6749, 4.4.2). Any error is a *Failure.
 func (e *Endpoint) Ask(ctx context.Context) (Grant, error) {
-	ctx, cancel := context.WithTimeout(ctx, e.cfg.Timeout)
-	defer cancel()
-	secret := e.cfg.Secret.Current() // it may change meanwhile
-	g := Grant{Issued: time.Now(), By: auth.FingerprintOf(secret.Reveal())}
 	form := url.Values{"grant_type": {"client_credentials"}}
 	if len(e.cfg.Scopes) > 0 {
 		form.Set("scope", strings.Join(e.cfg.Scopes, " "))
 	}
+	r, err := e.Redeem(ctx, form)
+	return r.Grant, err
+}
+
+// Redeemed is all that a token endpoint gave.
+type Redeemed struct {
+	Grant
+	Refresh auth.Secret // RFC 6749, 1.5; zero: none
+	ID      auth.Secret // the ID token (OpenID Connect Core, 3.1.3.3); zero: none
+}
+
+// Redeem trades what a form holds for tokens (RFC 6749, 4.1.3, 4.4.2 and 6),
+// with who we are added. The form is changed. Any error is a *Failure.
+func (e *Endpoint) Redeem(ctx context.Context, form url.Values) (Redeemed, error) {
+	ctx, cancel := context.WithTimeout(ctx, e.cfg.Timeout)
+	defer cancel()
+	secret := e.cfg.Secret.Current() // it may change meanwhile
+	g := Redeemed{Grant: Grant{Issued: time.Now(), By: auth.FingerprintOf(secret.Reveal())}}
 	for name, values := range map[string][]string{"audience": e.cfg.Audiences, "resource": e.cfg.Resources} {
 		if len(values) > 0 {
 			form[name] = values
@@ -146,7 +167,7 @@ func (e *Endpoint) Ask(ctx context.Context) (Grant, error) {
 	}
 	a, err := e.client.PostForm(ctx, e.cfg.TokenURL, form, sign)
 	if err != nil {
-		return g, unavailable("the token endpoint gives no answer", err)
+		return g, Unavailable("the token endpoint gives no answer", err)
 	}
 	if a.Status != http.StatusOK {
 		return g, refusal(a)
@@ -172,6 +193,8 @@ func (e *Endpoint) authenticate(form url.Values, secret auth.Secret, now time.Ti
 		form.Set("client_id", e.cfg.ClientID) // RFC 7521, 4.2: optional; some want it
 		form.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
 		form.Set("client_assertion", assertion)
+	case AuthNone:
+		form.Set("client_id", e.cfg.ClientID) // RFC 6749, 3.2.1
 	default:
 		return fetch.Basic(e.cfg.ClientID, secret), nil
 	}
@@ -193,6 +216,7 @@ func refusal(a *fetch.Answer) *Failure {
 		code, _ = o.Text("error")
 	}
 	if errorCodes[code] {
+		f.Code = code
 		f.Detail += " and the error " + code
 	}
 	busy := code == "temporarily_unavailable" || code == "server_error" || code == "slow_down"
@@ -237,7 +261,7 @@ func retryAfter(text string, now time.Time) time.Duration {
 }
 
 // read reads RFC 6749, 5.1.
-func (e *Endpoint) read(a *fetch.Answer, g *Grant) error {
+func (e *Endpoint) read(a *fetch.Answer, g *Redeemed) error {
 	if len(a.Body) > maxAnswer {
 		return auth.Invalidf("it is longer than %d bytes", maxAnswer)
 	}
@@ -268,6 +292,44 @@ func (e *Endpoint) read(a *fetch.Answer, g *Grant) error {
 	g.Scopes = e.cfg.Scopes
 	if scope, ok := o.Text("scope"); ok && scope != "" {
 		g.Scopes = scopesOf(scope, token)
+	}
+	return g.readOthers(o)
+}
+
+// readOthers reads what comes beside an access token.
+func (g *Redeemed) readOthers(o strictjson.Object) error {
+	refresh, ok1 := o.Text("refresh_token")
+	id, ok2 := o.Text("id_token")
+	if !ok1 || !ok2 || len(refresh) > maxToken || len(id) > maxToken {
+		return auth.Invalidf("its refresh_token or id_token is no text, or too long")
+	}
+	g.Refresh, g.ID = auth.NewSecret(refresh), auth.NewSecret(id)
+	return nil
+}
+
+// At is the same client at another token endpoint.
+func (e *Endpoint) At(tokenURL string) *Endpoint {
+	cfg := e.cfg
+	cfg.TokenURL = tokenURL
+	return &Endpoint{cfg, e.client}
+}
+
+// Revoke ends a token at a revocation endpoint (RFC 7009, 2.1). A token that is
+// unknown there has ended. Any error is a *Failure.
+func (e *Endpoint) Revoke(ctx context.Context, at string, token auth.Secret, hint string) error {
+	ctx, cancel := context.WithTimeout(ctx, e.cfg.Timeout)
+	defer cancel()
+	form := url.Values{"token": {token.Reveal()}, "token_type_hint": {hint}}
+	sign, err := e.authenticate(form, e.cfg.Secret.Current(), time.Now())
+	if err != nil {
+		return &Failure{Cause: CauseRefused, Detail: "signing for the revocation endpoint", err: err}
+	}
+	a, err := e.client.PostForm(ctx, at, form, sign)
+	if err != nil {
+		return Unavailable("the revocation endpoint gives no answer", err)
+	}
+	if a.Status != http.StatusOK {
+		return refusal(a)
 	}
 	return nil
 }
