@@ -50,6 +50,15 @@ func (rt *runtime) LookupSecret(ctx context.Context, fp auth.Fingerprint) (l sto
 	return db.LookupSecret(ctx, fp)
 }
 
+// LookupSession implements verifier.Keys.
+func (rt *runtime) LookupSession(ctx context.Context, fp auth.Fingerprint) (l store.LoadedSession, err error) {
+	db, err := rt.openDB()
+	if err != nil {
+		return l, err
+	}
+	return db.LookupSession(ctx, fp)
+}
+
 // LookupClient reads a client by its id.
 func (rt *runtime) LookupClient(ctx context.Context, id string) (l store.LoadedClient, err error) {
 	db, err := rt.openDB()

@@ -27,7 +27,8 @@ const (
 	ChangeClientRevoke  = "client.revoke"
 	ChangeClientDisable = "client.disable"
 	ChangeClientEnable  = "client.enable"
-	ChangeOwnToken      = "token.end"      // of our own: it was revoked
+	ChangeOwnToken      = "token.end" // of our own: it was revoked
+	ChangeSession       = "session.end"
 	ChangeAssertionKeys = "assertion_keys" // gateways read them again
 	ChangeMoved         = "store.moved"    // nothing is changed here any more
 	ChangeUnmoved       = "store.unmoved"  // they are again

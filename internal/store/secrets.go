@@ -86,7 +86,7 @@ func (tx *Tx) RotateSecrets(ctx context.Context, ring *secret.Ring) error {
 	if err := tx.addSecret(ctx, ring, storeID, sealingSecret, last+1, secret.SealingSecretLen); err != nil {
 		return err
 	}
-	if err := tx.resealAssertionKeys(ctx, ring, storeID); err != nil {
+	if err := errors.Join(tx.resealAssertionKeys(ctx, ring, storeID), tx.resealSessions(ctx, ring, storeID)); err != nil {
 		return err
 	}
 	return errors.Join(tx.Journal(ctx, ChangeSecrets, nil, auth.Parent{}), tx.Audit(ctx, "store.rotate_secrets", "store", map[string]any{"minting": newest + 1}))

@@ -50,7 +50,16 @@ func (r *Registry) sweep(ctx context.Context, now time.Time) {
 	var doubted []doubt
 	for i := range r.shards {
 		sh := &r.shards[i]
-		sh.end(auth.ReasonExpired.String(), func(u underWay) bool { return u.notAfter != 0 && unix >= u.notAfter && u.old(clock) })
+		sh.end(auth.ReasonExpired.String(), func(u underWay) bool {
+			if u.notAfter == 0 || unix < u.notAfter || !u.old(clock) {
+				return false
+			}
+			if u.renewed() { // other requests may have kept it
+				u.doubted = true
+				return false
+			}
+			return true
+		})
 		doubted = append(doubted, sh.doubted()...)
 	}
 	if len(doubted) == 0 || !r.checking.CompareAndSwap(false, true) {
@@ -79,6 +88,9 @@ func (r *Registry) sweepStale(clock int64) {
 		r.shards[i].end(ReasonStale, func(u underWay) bool { return u.old(clock) })
 	}
 }
+
+// renewed reports whether the credential's end moves with its use.
+func (u underWay) renewed() bool { return u.request.Identity().Method == auth.MethodSession }
 
 // doubt is a credential that must be verified again, and what it established.
 type doubt struct {

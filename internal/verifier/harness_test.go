@@ -142,6 +142,10 @@ func (n *node) LookupSecret(ctx context.Context, fp auth.Fingerprint) (store.Loa
 	return lookup(ctx, n, fp, n.db.LookupSecret)
 }
 
+func (n *node) LookupSession(ctx context.Context, fp auth.Fingerprint) (store.LoadedSession, error) {
+	return lookup(ctx, n, fp, n.db.LookupSession)
+}
+
 func (n *node) LookupClient(ctx context.Context, id string) (store.LoadedClient, error) {
 	return lookup(ctx, n, id, n.db.LookupClient)
 }

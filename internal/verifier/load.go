@@ -36,6 +36,7 @@ type question struct {
 	fp    auth.Fingerprint // what memory knows the answer by
 	about cache.About      // of shared records; zero: of keys
 	ask   func(context.Context) (answer, error)
+	anew  bool // the store is asked, whatever others know
 }
 
 // answer is what the store said, and where in its history.
@@ -71,7 +72,13 @@ func (v *Verifier) lead(f *cache.Flight, q question) {
 // run looks in the shared tier, whose slot the caller took, then in the store.
 func (v *Verifier) run(f *cache.Flight, q question, shared Shared) {
 	var old *cache.Record
-	if shared != nil {
+	if shared != nil && q.anew {
+		<-v.reads
+		if !take(v.slots) {
+			v.overloaded(f)
+			return
+		}
+	} else if shared != nil {
 		var landed bool
 		landed, old = v.loadShared(context.Background(), f, q, shared) // the tier has a deadline of its own
 		<-v.reads

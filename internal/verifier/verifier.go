@@ -21,6 +21,7 @@ type Keys interface {
 	LookupToken(ctx context.Context, fp auth.Fingerprint) (store.LoadedToken, error)
 	LookupSecret(ctx context.Context, fp auth.Fingerprint) (store.LoadedClient, error)
 	LookupClient(ctx context.Context, id string) (store.LoadedClient, error)
+	LookupSession(ctx context.Context, fp auth.Fingerprint) (store.LoadedSession, error)
 }
 
 // Fence says whether caches may be trusted and loads be used.
@@ -182,8 +183,11 @@ func (v *Verifier) VerifyAgain(ctx context.Context, fp auth.Fingerprint, id *aut
 	if id.OfToken() {
 		return v.tokenAgain(id, now)
 	}
-	if id.Method == auth.MethodAccessToken {
+	switch id.Method {
+	case auth.MethodAccessToken:
 		return v.load(ctx, v.aboutToken(fp), now)
+	case auth.MethodSession:
+		return v.unlessUsed(ctx, fp, v.load(ctx, v.aboutSession(fp), now), now)
 	}
 	return v.load(ctx, v.aboutKey(fp), now)
 }

@@ -375,6 +375,10 @@ func (n *node) LookupSecret(ctx context.Context, fp auth.Fingerprint) (store.Loa
 	return n.db.LookupSecret(ctx, fp)
 }
 
+func (n *node) LookupSession(ctx context.Context, fp auth.Fingerprint) (store.LoadedSession, error) {
+	return n.db.LookupSession(ctx, fp)
+}
+
 func (n *node) LookupClient(ctx context.Context, id string) (store.LoadedClient, error) {
 	return n.db.LookupClient(ctx, id)
 }

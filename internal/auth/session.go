@@ -1,0 +1,45 @@
+package auth
+
+// Session is the session of a person who logged in. Times are unix
+// milliseconds, 0 meaning "not".
+type Session struct {
+	ID            string // ses_ + UUIDv7
+	Fingerprint   Fingerprint
+	Login         string // whose: its name in the configuration
+	Subject       string // as upstreams see it: PartOf(Login, sub), unless it is raw
+	SID           string // what the provider calls its own session (OpenID Connect Back-Channel Logout, 2.1)
+	Environment   string
+	Scopes        string // space-separated, sorted
+	Meta          string // see EncodeMeta
+	CreatedAt     int64
+	SeenAt        int64 // about when it was used last
+	IdleUntil     int64 // it ends then, unless it is used
+	ExpiresAt     int64 // it ends then
+	RevokedAt     int64
+	RevokedReason string
+	HasTokens     bool // of the provider
+}
+
+// NotAfter is when the session ends if it is not used again.
+func (s *Session) NotAfter() int64 { return min(s.IdleUntil, s.ExpiresAt) }
+
+// SessionState is one word for what a session can do.
+type SessionState string
+
+// The states of sessions.
+const (
+	SessionActive  SessionState = "active"
+	SessionExpired SessionState = "expired"
+	SessionEnded   SessionState = "ended" // by a logout, an operator or the provider
+)
+
+// State returns the session's state at a time in unix milliseconds.
+func (s *Session) State(now int64) SessionState {
+	switch {
+	case s.RevokedAt != 0:
+		return SessionEnded
+	case s.NotAfter() <= now:
+		return SessionExpired
+	}
+	return SessionActive
+}

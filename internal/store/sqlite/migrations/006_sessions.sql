@@ -1,0 +1,28 @@
+-- min_reader: 1
+-- Sessions of people who logged in. Releases that don't know them refuse them.
+-- Rows go a while after the session has ended. tokens are what the provider
+-- gave, sealed as the store's secrets are; empty: none.
+CREATE TABLE sessions (
+	id             TEXT PRIMARY KEY,
+	fingerprint    BLOB NOT NULL,
+	login          TEXT NOT NULL, -- its name in the configuration
+	subject        TEXT NOT NULL, -- as upstreams see it
+	sid            TEXT NOT NULL, -- what the provider calls its own session
+	environment    TEXT NOT NULL,
+	scopes         TEXT NOT NULL,
+	meta           TEXT NOT NULL,
+	created_at     INTEGER NOT NULL,
+	seen_at        INTEGER NOT NULL,
+	idle_until     INTEGER NOT NULL,
+	expires_at     INTEGER NOT NULL,
+	revoked_at     INTEGER NOT NULL DEFAULT 0,
+	revoked_reason TEXT NOT NULL DEFAULT '',
+	tokens         BLOB NOT NULL DEFAULT x'',
+	tokens_version INTEGER NOT NULL DEFAULT 0,
+	leased_by      TEXT NOT NULL DEFAULT '', -- who refreshes the tokens
+	leased_until   INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX sessions_by_fingerprint ON sessions (fingerprint);
+CREATE INDEX sessions_by_subject ON sessions (subject);
+CREATE INDEX sessions_by_sid ON sessions (login, sid) WHERE sid <> '';
+CREATE INDEX sessions_by_expiry ON sessions (expires_at);
