@@ -85,6 +85,9 @@ type App struct {
 	// transport auth_outbound.
 	Outbound map[string]*OutboundConfig `json:"outbound,omitempty"`
 
+	// Where people log in, by a name for auth_login.
+	Login map[string]*LoginConfig `json:"login,omitempty"`
+
 	// How many refusals a second are answered at once; more wait for their turn,
 	// at most half a second. Default: 1000. Negative: all.
 	RefusalRate int `json:"refusal_rate,omitempty"`
@@ -115,6 +118,7 @@ type App struct {
 	settings *settings
 	issuers  *issuers
 	outbound *ownCredentials
+	signIns  *signIns
 
 	authority *authority
 
@@ -194,7 +198,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if a.explain = explaining.Load(); a.explain != nil { // one of its own: it shares nothing with gateways
 		a.rt = newRuntime(backend, masters)
 		a.authority = a.newAuthority()
-		return nil
+		return a.provisionLogins(backend, masters)
 	}
 	a.poolKey = storeKey(backend, masters)
 	v, _, err := runtimes.LoadOrNew(a.poolKey, func() (caddy.Destructor, error) {
@@ -205,7 +209,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	a.rt, a.held.runtime = v.(*runtime), true
 	a.authority = a.newAuthority()
-	return nil
+	return a.provisionLogins(backend, masters)
 }
 
 // provisionSettings collects what may change without a new runtime.
@@ -315,6 +319,7 @@ func (a *App) Start() error {
 	}
 	a.rt.ensureAssertionKeys()
 	a.outbound.start()
+	a.signIns.start()
 	if len(a.settings.assertions) > 0 && !a.authority.documents {
 		a.log.Warn("assertions are signed, but no site has auth_wellknown: upstreams can't read the keys from this gateway")
 	}
@@ -328,6 +333,9 @@ func (a *App) Stop() error { return nil }
 // ends by itself when the last one has.
 func (a *App) Cleanup() error {
 	var errs []error
+	if a.signIns != nil {
+		errs = append(errs, a.signIns.release())
+	}
 	if a.held.started {
 		a.rt.abandon(a.settings)
 	}

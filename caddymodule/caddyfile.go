@@ -20,6 +20,7 @@ func init() {
 		httpcaddyfile.RegisterDirectiveOrder(name, httpcaddyfile.Before, "redir")
 	}
 	httpcaddyfile.RegisterDirectiveOrder("auth_health", httpcaddyfile.Before, "redir")
+	httpcaddyfile.RegisterDirectiveOrder("auth_login", httpcaddyfile.Before, "redir")
 	httpcaddyfile.RegisterDirectiveOrder("auth", httpcaddyfile.Before, "redir")
 	httpcaddyfile.RegisterDirectiveOrder("auth_require", httpcaddyfile.Before, "redir")
 }
@@ -40,8 +41,8 @@ var repeatable = map[string]bool{
 	"public": true, "allow_query": true, "refuse_query": true, "require_scope": true, "allow_jwt_path": true,
 	"map": true, "strip": true, "keep": true,
 	"scope": true, "any_scope": true, "subject": true, "environment": true, "method": true, "meta": true,
-	"issuer": true, "introspection": true, "outbound": true, // each by its name
-	"scopes": true, "resource": true,
+	"issuer": true, "introspection": true, "outbound": true, "login": true, // each by its name
+	"scopes": true, "resource": true, "param": true, "trusted_origins": true,
 	"audience": true, "algorithms": true, "required_claims": true, "meta_claims": true,
 }
 
@@ -85,6 +86,7 @@ func block(d *caddyfile.Dispenser, what string, each map[string]func(*caddyfile.
 //		introspection <name> {...}
 //		token_endpoint [<issuer>] {...}
 //		outbound <name> {...}
+//		login <name> {...}
 //		key_prefix <text>
 //		key_header <names...>
 //		refuse_query <names...>
@@ -115,6 +117,7 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 		"introspection":    app.parseIntrospection,
 		"token_endpoint":   app.parseTokenEndpoint,
 		"outbound":         app.parseOutbound,
+		"login":            app.parseLogin,
 		"key_prefix":       text(&app.KeyPrefix),
 		"key_header":       words(&app.KeyHeaders),
 		"refuse_query":     words(&app.RefuseQuery),

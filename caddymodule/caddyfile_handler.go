@@ -62,6 +62,11 @@ func parseAuth(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 // UnmarshalCaddyfile implements caddyfile.Unmarshaler; see parseAuth.
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // "auth"
+	return h.unmarshalRest(d)
+}
+
+// unmarshalRest parses what stands behind the directive and its arguments.
+func (h *Handler) unmarshalRest(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.ArgErr()
 	}

@@ -38,7 +38,7 @@ func init() {
 // children are the commands below "auth", which caddy-auth also has at the
 // top level.
 func children() []caddycmd.Command {
-	return []caddycmd.Command{gatewayCommand(), keyCommand(), ownerCommand(), clientCommand(), tokenCommand(), assertionKeyCommand(), outboundCommand(), storeCommand(), explainCommand(), nodesCommand(), auditCommand(), leakedCommand(), doctorCommand()}
+	return []caddycmd.Command{gatewayCommand(), keyCommand(), ownerCommand(), clientCommand(), tokenCommand(), assertionKeyCommand(), outboundCommand(), sessionCommand(), storeCommand(), explainCommand(), nodesCommand(), auditCommand(), leakedCommand(), doctorCommand()}
 }
 
 // Brand makes a binary caddy-auth: its name, and the commands at the top

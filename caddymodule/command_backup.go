@@ -431,6 +431,14 @@ func (r *restore) prepare(ctx context.Context) (repeated int, err error) {
 	if err := r.db.Renew(ctx); err != nil {
 		return 0, err
 	}
+	// Which ended since nobody can tell, and refresh tokens of then are used up.
+	sessions, err := manage.New(r.db, actor(), r.t.prefix, nil).EndSessions(ctx, store.SessionFilter{}, "restored from a backup")
+	if err != nil {
+		return 0, err
+	}
+	if sessions > 0 {
+		r.s.note("ended %d sessions: people sign in again", sessions)
+	}
 	repeat, _ := r.s.cmd.Flags().GetBool("repeat-revocations")
 	if repeat && r.loss != nil {
 		keys, owners, err := manage.New(r.db, actor(), r.t.prefix, nil).Repeat(ctx, *r.loss)

@@ -112,6 +112,9 @@ type Handler struct {
 	explain   *explanation // nil: nobody wants one
 
 	answersOnly bool // it verifies nothing
+
+	login        *signIn // nil: nobody can sign in here
+	answerParams []redact.Allowance
 }
 
 // PublicRule selects requests that need no credential.
@@ -223,6 +226,7 @@ func (h *Handler) compileSite() (*verifier.Site, error) {
 		errs = append(errs, wrapIf("allow_jwt_path", paths.Validate()))
 		rules.Query.AllowJWTPaths = paths
 	}
+	rules.Query.Allow = append(rules.Query.Allow, h.answerParams...)
 	for _, p := range h.Public {
 		rules.Public = append(rules.Public, verifier.PathRule{Methods: p.Methods, Paths: p.Paths})
 	}

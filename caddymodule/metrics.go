@@ -44,6 +44,11 @@ type collectors struct {
 	slowed     prometheus.Counter
 	issued     *prometheus.CounterVec
 
+	logins             *prometheus.CounterVec
+	sessionRefreshes   *prometheus.CounterVec
+	sessionRevocations *prometheus.CounterVec
+	sessionsEnded      prometheus.Counter
+
 	endpointRefusals *prometheus.CounterVec
 	lag              prometheus.Gauge
 	bells            *prometheus.CounterVec
@@ -84,6 +89,18 @@ func newCollectors() *collectors {
 		issued: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: ns, Name: "tokens_issued_total", Help: "Tokens that the token endpoint gave out, by grant.",
 		}, []string{"grant"}),
+		logins: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: ns, Name: "logins_total", Help: "Sign-ins that began, succeeded or failed, by login and why, and sign-outs.",
+		}, []string{"login", "result"}),
+		sessionRefreshes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: ns, Name: "session_refreshes_total", Help: "Refreshes of the tokens of people's sessions, by login and result.",
+		}, []string{"login", "result"}),
+		sessionRevocations: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: ns, Name: "session_token_revocations_total", Help: "Tokens of sessions that ended that were revoked at the provider, or could not be.",
+		}, []string{"login", "result"}),
+		sessionsEnded: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: ns, Name: "sessions_ended_total", Help: "Sessions that this gateway ended: by sign-out, by the provider, for want of tokens.",
+		}),
 		endpointRefusals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: ns, Name: "endpoint_refusals_total", Help: "Refusals of the token, revocation and introspection endpoints by their error code.",
 		}, []string{"endpoint", "error"}),
@@ -129,7 +146,7 @@ func newCollectors() *collectors {
 // register makes the collectors known to a configuration's registry. Another
 // app of the same configuration may have done so.
 func (m *collectors) register(reg prometheus.Registerer) error {
-	for _, c := range []prometheus.Collector{m.requests, m.lookupsVec, m.secondsVec, m.refused, m.leaks, m.suppressed, m.slowed, m.issued, m.endpointRefusals, m.lag, m.bells, m.ended, m.issuerUp, m.outboundRefreshes, m.outboundFailures, m.outboundRefused, m.state} {
+	for _, c := range []prometheus.Collector{m.requests, m.lookupsVec, m.secondsVec, m.refused, m.leaks, m.suppressed, m.slowed, m.issued, m.logins, m.sessionRefreshes, m.sessionRevocations, m.sessionsEnded, m.endpointRefusals, m.lag, m.bells, m.ended, m.issuerUp, m.outboundRefreshes, m.outboundFailures, m.outboundRefused, m.state} {
 		var dup prometheus.AlreadyRegisteredError
 		if err := reg.Register(c); err != nil && !errors.As(err, &dup) {
 			return err

@@ -80,7 +80,7 @@ type OutboundHeader struct {
 	File string `json:"file,omitempty"`
 }
 
-// outboundUser is what issues to come call the credential of who is logged in.
+// outboundUser is what the credential of who is signed in is called.
 const outboundUser = "user"
 
 // ownCredentials are the app's outbounds, and what they hold in the pool.

@@ -14,7 +14,6 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/dustin/go-humanize"
-	"github.com/google/uuid"
 	"go.uber.org/zap"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
@@ -116,8 +115,14 @@ func (t *OutboundTransport) Provision(ctx caddy.Context) error {
 		return err
 	}
 	t.app, t.log = app.(*App), ctx.Logger()
-	source, ok := t.app.outbound.sources[t.Outbound]
-	if !ok {
+	var source outbound.Source = userTokens{t.app}
+	if named, ok := t.app.outbound.sources[t.Outbound]; ok {
+		source = named
+	} else if t.Outbound == outboundUser {
+		if err := t.provisionUser(); err != nil {
+			return err
+		}
+	} else {
 		return fmt.Errorf("transport auth_outbound: there is no outbound %q in the global auth block, only %q", t.Outbound, slices.Sorted(maps.Keys(t.app.outbound.sources)))
 	}
 	t.decisions, t.plainHTTP = newDecisionLog(t.app.log), new(atomic.Bool)
@@ -137,6 +142,9 @@ func (t *OutboundTransport) Provision(ctx caddy.Context) error {
 func (t *OutboundTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	t.SetScheme(r)
 	t.warnPlainHTTP(r)
+	if t.Outbound == outboundUser && isHealthCheck(r) { // it asks in nobody's name
+		return t.checks.RoundTrip(r)
+	}
 	return t.sends.RoundTrip(r)
 }
 
@@ -171,18 +179,28 @@ func (t *OutboundTransport) failed(r *http.Request, f *grant.Failure) *http.Resp
 		Code: auth.CodeUpstreamUnavailable, RetryAfter: f.RetryAfter,
 		Detail: "Your credential is good, but the gateway can't get its own for the service behind it now. Try again later.",
 	}
-	if f.Cause != grant.CauseUnavailable {
+	own, page := t.userFailed(r, f)
+	switch {
+	case own != nil:
+		refusal = own
+	case f.Cause != grant.CauseUnavailable:
 		refusal.Code = auth.CodeUpstreamRefused
 		refusal.Detail = "Your credential is good, but the gateway does not get its own for the service behind it. Tell who runs this gateway."
 	}
 	if c := callerOf(r); c == nil || !c.verified {
 		refusal.Detail = strings.Replace(refusal.Detail, "Your credential is good, but the", "The", 1)
 	}
-	instance := "urn:uuid:" + uuid.NewString()
+	instance := newInstance()
 	t.decisions.write("no upstream credential", string(refusal.Code), "", zap.String("code", string(refusal.Code)), zap.Int("status", problem.Status(refusal.Code)),
 		zap.String("instance", instance), zap.String("outbound", t.Outbound), zap.NamedError("cause", f))
 	w := &answer{header: http.Header{}}
 	_ = t.problems.Write(w, r, refusal, instance) // into memory
+	if page != nil {
+		w.header.Del("Content-Length")
+		pageHeaders(w.header)
+		w.body.Reset()
+		_, _ = w.Write(page(instance))
+	}
 	return response(r, w.status, w.header, w.body.Bytes())
 }
 

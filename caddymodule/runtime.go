@@ -75,6 +75,7 @@ type runtime struct {
 	issuing  *oauth.Batcher
 	failures *oauth.Failures // of clients that could not prove to be one
 	users    atomic.Int64    // requests inside
+	touched  touches         // sessions whose use was noted lately
 
 	now     atomic.Pointer[settings] // those in force, never nil
 	settled atomic.Pointer[settings] // the last ones that settle saw
@@ -484,7 +485,7 @@ func (rt *runtime) prune() {
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
 	kept := max(journalKept, 2*rt.follower.Config().Memory)
-	if err := errors.Join(db.PruneJournal(ctx, kept), db.PruneNodes(ctx), db.PruneCutOffs(ctx), pruneTokens(ctx, db)); err != nil {
+	if err := errors.Join(db.PruneJournal(ctx, kept), db.PruneNodes(ctx), db.PruneCutOffs(ctx), pruneAll(ctx, db.PruneTokens), pruneAll(ctx, db.PruneSessions)); err != nil {
 		rt.logger().Warn("pruning the journal", zap.Error(err))
 	}
 }

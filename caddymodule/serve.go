@@ -8,6 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/login"
 	"github.com/caddy-auth/caddy-auth/internal/stream"
 	"github.com/caddy-auth/caddy-auth/internal/verifier"
 )
@@ -23,6 +24,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	var j judgement
 	h.judge(r, &j)
 	if j.refusal != nil {
+		if h.login != nil {
+			if done, err := h.lead(w, r, &j); done {
+				return err
+			}
+		}
 		return h.refuse(w, r, j.refusal, j.refused())
 	}
 	if j.anonymous {
@@ -31,6 +37,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	c, refusal := h.pass(r, &j)
 	if refusal != nil {
 		return h.refuse(w, r, refusal, nil)
+	}
+	if j.session {
+		h.login.touch(j.fp, &c.identity, j.began)
 	}
 	if h.Streams == "detached" { // a later handler may mind
 		return next.ServeHTTP(w, r)
@@ -46,6 +55,8 @@ type judgement struct {
 	verdict   auth.Verdict  // on the credential, if one was verified
 	anonymous bool          // it may pass without an identity
 	public    bool          // because of its path
+	session   bool          // the credential is a session's cookie
+	cookies   []login.Cookie
 
 	fp    auth.Fingerprint // what a stream is known by
 	began time.Time
@@ -68,6 +79,9 @@ func (h *Handler) judge(r *http.Request, j *judgement) {
 	rt := h.app.rt
 	prefixes := rt.prefixes()
 	presented := h.sources.Take(r.Header, prefixes, h.ForwardCredential)
+	if h.app.signIns.any() {
+		j.cookies = login.TakeCookies(r.Header)
+	}
 	h.policy.Clean(r, h.sources.Aliases())
 	target := h.site.JudgeTarget(r.Method, originalTarget(r), verifier.IsPreflight(r.Method, r.Header), prefixes, rt.verifier.Imported())
 	h.explain.target(h, r, &target)
@@ -83,6 +97,10 @@ func (h *Handler) judge(r *http.Request, j *judgement) {
 	if !h.explain.assumesKey() {
 		h.explain.credential(h, &presented)
 	}
+	session := ""
+	if len(j.cookies) > 0 && h.login != nil && presented.Refusal == nil {
+		session, presented.Refusal = h.session(r, j.cookies, &presented)
+	}
 	switch {
 	case presented.Refusal != nil:
 		j.refusal = presented.Refusal
@@ -90,13 +108,13 @@ func (h *Handler) judge(r *http.Request, j *judgement) {
 	case h.tooEarly(r) && !verifier.SafeMethod(r.Method):
 		j.refusal = verifier.TooEarlyRefusal()
 		return
-	case presented.Credential == "" && !h.explain.assumesKey():
+	case presented.Credential == "" && session == "" && !h.explain.assumesKey():
 		if j.anonymous = h.Optional; !h.Optional {
 			j.refusal = h.sources.MissingRefusal()
 		}
 		return
 	}
-	h.verify(r, &presented, j)
+	h.verify(r, &presented, session, j)
 	h.explain.verdict(h, &j.verdict)
 	switch j.verdict.Outcome {
 	case auth.Allow:
@@ -115,13 +133,18 @@ func (h *Handler) judge(r *http.Request, j *judgement) {
 }
 
 // verify verifies the credential that a request presented.
-func (h *Handler) verify(r *http.Request, presented *verifier.Presented, j *judgement) {
+func (h *Handler) verify(r *http.Request, presented *verifier.Presented, session string, j *judgement) {
 	rt := h.app.rt
 	rt.awaitOpen(r.Context())
 	j.seen, j.began = rt.streams.Changes(), time.Now()
 	if h.explain.assumesKey() {
 		j.fp = h.explain.fp
 		j.verdict = rt.verifier.VerifyAgain(r.Context(), j.fp, &auth.Identity{}, j.began)
+		return
+	}
+	if session != "" {
+		j.session, j.fp = true, auth.FingerprintOf(session)
+		j.verdict = rt.verifier.VerifySession(r.Context(), j.fp, session, j.began)
 		return
 	}
 	j.fp = auth.FingerprintOf(presented.Credential)
@@ -161,6 +184,9 @@ func (h *Handler) passAnonymous(w http.ResponseWriter, r *http.Request, next cad
 // path, and puts the identity back.
 func (h *Handler) again(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, c *caller) error {
 	h.sources.Take(r.Header, h.app.rt.prefixes(), h.ForwardCredential) // its credential headers go, unread
+	if h.app.signIns.any() {
+		login.TakeCookies(r.Header)
+	}
 	h.policy.Clean(r, h.sources.Aliases())
 	c.add(h)
 	if refusal := c.inject(r); refusal != nil {

@@ -15,7 +15,6 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/manage"
 	"github.com/caddy-auth/caddy-auth/internal/oauth"
-	"github.com/caddy-auth/caddy-auth/internal/store"
 )
 
 // TokenEndpoint is the gateway as an authorization server: auth_token and its
@@ -208,10 +207,10 @@ func (rt *runtime) writeTokens(ctx context.Context, issues []*oauth.Issue) error
 	return db.IssueTokens(ctx, issues)
 }
 
-// pruneTokens removes expired tokens, a part at a time.
-func pruneTokens(ctx context.Context, db *store.DB) error {
+// pruneAll removes what has ended, a part at a time.
+func pruneAll(ctx context.Context, prune func(context.Context) (bool, error)) error {
 	for {
-		if more, err := db.PruneTokens(ctx); err != nil || !more {
+		if more, err := prune(ctx); err != nil || !more {
 			return err
 		}
 	}

@@ -7,6 +7,7 @@ type Session struct {
 	Fingerprint   Fingerprint
 	Login         string // whose: its name in the configuration
 	Subject       string // as upstreams see it: PartOf(Login, sub), unless it is raw
+	Sub           string // as the provider calls the person
 	SID           string // what the provider calls its own session (OpenID Connect Back-Channel Logout, 2.1)
 	Environment   string
 	Scopes        string // space-separated, sorted

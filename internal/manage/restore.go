@@ -210,10 +210,5 @@ func (m *Manager) Repeat(ctx context.Context, l Loss) (keys, owners int, err err
 		}
 	}
 	errs = append(errs, m.repeatTokens(ctx, l.LostTokens, reason))
-	// Which of them ended since nobody can tell, and refresh tokens of then are
-	// used up: people log in again.
-	if _, err := m.EndSessions(ctx, store.SessionFilter{}, reason); err != nil {
-		errs = append(errs, fmt.Errorf("ending the sessions: %w", err))
-	}
 	return keys, owners, errors.Join(errs...)
 }

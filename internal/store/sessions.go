@@ -12,7 +12,7 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/secret"
 )
 
-const sessionColumns = `s.id, s.fingerprint, s.login, s.subject, s.sid, s.environment, s.scopes, s.meta, s.created_at, s.seen_at, s.idle_until, s.expires_at, s.revoked_at, s.revoked_reason, s.tokens_version, length(s.tokens)`
+const sessionColumns = `s.id, s.fingerprint, s.login, s.subject, s.sub, s.sid, s.environment, s.scopes, s.meta, s.created_at, s.seen_at, s.idle_until, s.expires_at, s.revoked_at, s.revoked_reason, s.tokens_version, length(s.tokens)`
 
 var queryLookupSession = pointed + sessionColumns + fromPoint + `
 	LEFT JOIN sessions s ON s.fingerprint = $1
@@ -27,14 +27,14 @@ type LoadedSession struct {
 
 // sessionDest scans sessionColumns, which are null where a join found none.
 type sessionDest struct {
-	id, login, subject, sid, environment, scopes, meta, reason   sql.NullString
+	id, login, subject, sub, sid, environment, scopes, meta, reason sql.NullString
 	created, seen, idle, expires, revoked, version, tokensLength sql.NullInt64
 	fp                                                           []byte
 }
 
 func (d *sessionDest) dest() []any {
 	return []any{
-		&d.id, &d.fp, &d.login, &d.subject, &d.sid, &d.environment, &d.scopes, &d.meta, &d.created, &d.seen, &d.idle, &d.expires, &d.revoked, &d.reason,
+		&d.id, &d.fp, &d.login, &d.subject, &d.sub, &d.sid, &d.environment, &d.scopes, &d.meta, &d.created, &d.seen, &d.idle, &d.expires, &d.revoked, &d.reason,
 		&d.version, &d.tokensLength,
 	}
 }
@@ -44,7 +44,7 @@ func (d *sessionDest) session() *auth.Session {
 		return nil
 	}
 	s := &auth.Session{
-		ID: d.id.String, Login: d.login.String, Subject: d.subject.String, SID: d.sid.String, Environment: d.environment.String, Scopes: d.scopes.String,
+		ID: d.id.String, Login: d.login.String, Subject: d.subject.String, Sub: d.sub.String, SID: d.sid.String, Environment: d.environment.String, Scopes: d.scopes.String,
 		Meta: d.meta.String, CreatedAt: d.created.Int64, SeenAt: d.seen.Int64, IdleUntil: d.idle.Int64, ExpiresAt: d.expires.Int64, RevokedAt: d.revoked.Int64,
 		RevokedReason: d.reason.String, HasTokens: d.tokensLength.Int64 > 0,
 	}
@@ -83,9 +83,9 @@ func (d *DB) InsertSession(ctx context.Context, ring *secret.Ring, s *auth.Sessi
 	}
 	return d.wrap(doing, d.write(ctx, d.current(), func(tx *sql.Tx, now int64) error {
 		s.CreatedAt, s.SeenAt, s.IdleUntil, s.ExpiresAt = now, now, now+idle.Milliseconds(), now+life.Milliseconds()
-		_, err := tx.ExecContext(ctx, `INSERT INTO sessions (id, fingerprint, login, subject, sid, environment, scopes, meta, created_at, seen_at, idle_until, expires_at, tokens)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
-			s.ID, s.Fingerprint[:], s.Login, s.Subject, s.SID, s.Environment, s.Scopes, s.Meta, s.CreatedAt, s.SeenAt, s.IdleUntil, s.ExpiresAt, sealed)
+		_, err := tx.ExecContext(ctx, `INSERT INTO sessions (id, fingerprint, login, subject, sub, sid, environment, scopes, meta, created_at, seen_at, idle_until, expires_at, tokens)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
+			s.ID, s.Fingerprint[:], s.Login, s.Subject, s.Sub, s.SID, s.Environment, s.Scopes, s.Meta, s.CreatedAt, s.SeenAt, s.IdleUntil, s.ExpiresAt, sealed)
 		return err
 	}))
 }
@@ -105,7 +105,9 @@ type SessionFilter struct {
 	Fingerprint auth.Fingerprint
 	Login       string
 	Subject     string
+	Sub         string
 	SID         string
+	Before      int64 // only those that began before it, in unix milliseconds; 0: all
 	Unrevoked   bool
 	After       string // only those whose id sorts above it
 	Limit       int    // 0: all
@@ -129,10 +131,13 @@ func (f *SessionFilter) where() (string, []any) {
 	if f.Fingerprint != (auth.Fingerprint{}) {
 		add("s.fingerprint = ?", f.Fingerprint[:])
 	}
-	for column, value := range map[string]string{"login": f.Login, "subject": f.Subject, "sid": f.SID} {
+	for column, value := range map[string]string{"login": f.Login, "subject": f.Subject, "sub": f.Sub, "sid": f.SID} {
 		if value != "" {
 			add("s."+column+" = ?", value)
 		}
+	}
+	if f.Before != 0 {
+		add("s.created_at < ?", f.Before)
 	}
 	if f.Unrevoked {
 		conds = append(conds, "s.revoked_at = 0")

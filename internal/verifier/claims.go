@@ -34,7 +34,8 @@ type Claim struct {
 	Values []string
 }
 
-func (c *ClaimRules) check() error {
+// Check says what is wrong with rules.
+func (c *ClaimRules) Check() error {
 	if c.Environment != "" {
 		return secret.CheckEnvironment(c.Environment)
 	}
@@ -46,9 +47,9 @@ func (c *ClaimRules) check() error {
 // nobody is taken for a client (RFC 9700, 4.15).
 const clientSubject = "client:"
 
-// read fills an identity from claims, and returns the subject as the issuer
+// Read fills an identity of id.Issuer from claims, and returns the subject as the issuer
 // calls it. Reasons: ReasonClaims.
-func (c *ClaimRules) read(id *auth.Identity, claims strictjson.Object) (subject string, r auth.Reason) {
+func (c *ClaimRules) Read(id *auth.Identity, claims strictjson.Object) (subject string, r auth.Reason) {
 	for _, want := range c.Required {
 		if !want.in(claims) {
 			return "", auth.ReasonClaims

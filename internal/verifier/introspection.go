@@ -51,7 +51,7 @@ func NewIntrospector(r IntrospectionRules, server IntrospectionServer) (*Introsp
 	if r.TTL == 0 {
 		r.TTL = DefaultIntrospectionTTL
 	}
-	errs := []error{CheckIssuerName(r.Name), r.Identity.check()}
+	errs := []error{CheckIssuerName(r.Name), r.Identity.Check()}
 	if r.TTL < 0 || r.TTL > mostIntrospectionTTL {
 		errs = append(errs, auth.Invalidf("ttl %s: want at most %s, since a token that its issuer ends is good for that long", r.TTL, mostIntrospectionTTL))
 	}
@@ -216,7 +216,7 @@ func (in *Introspector) judge(answer strictjson.Object, now time.Time, cut *CutO
 	if !ok {
 		return denied(auth.ReasonClaims)
 	}
-	subject, r := in.rules.Identity.read(&id, answer)
+	subject, r := in.rules.Identity.Read(&id, answer)
 	if r != auth.ReasonNone {
 		return denied(r)
 	}

@@ -71,7 +71,7 @@ func NewIssuer(r IssuerRules, keys KeySet) (*Issuer, error) {
 
 func (i *Issuer) check() (errs []error) {
 	r := &i.rules
-	errs = append(errs, CheckIssuerName(r.Name), r.Identity.check())
+	errs = append(errs, CheckIssuerName(r.Name), r.Identity.Check())
 	if len(r.Audiences) == 0 {
 		errs = append(errs, auth.WithHint(auth.Invalidf("no audience: tokens that this issuer made for others would be good here"), "name what tokens for this API have as aud"))
 	}
@@ -173,7 +173,7 @@ func (i *Issuer) judge(ctx context.Context, t *jwt.Token, now time.Time, cut *Cu
 		return denied(r)
 	}
 	id := auth.Identity{Method: auth.MethodJWT, Issuer: i.rules.Name, IssuedAt: uint32(times.issued / 1000), NotAfter: times.expires + i.rules.Leeway.Milliseconds()}
-	subject, r := i.rules.Identity.read(&id, t.Claims)
+	subject, r := i.rules.Identity.Read(&id, t.Claims)
 	if r != auth.ReasonNone {
 		return denied(r)
 	}

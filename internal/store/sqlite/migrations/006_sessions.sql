@@ -7,6 +7,7 @@ CREATE TABLE sessions (
 	fingerprint    BLOB NOT NULL,
 	login          TEXT NOT NULL, -- its name in the configuration
 	subject        TEXT NOT NULL, -- as upstreams see it
+	sub            TEXT NOT NULL, -- as the provider calls them
 	sid            TEXT NOT NULL, -- what the provider calls its own session
 	environment    TEXT NOT NULL,
 	scopes         TEXT NOT NULL,
@@ -24,5 +25,6 @@ CREATE TABLE sessions (
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX sessions_by_fingerprint ON sessions (fingerprint);
 CREATE INDEX sessions_by_subject ON sessions (subject);
+CREATE INDEX sessions_by_sub ON sessions (login, sub);
 CREATE INDEX sessions_by_sid ON sessions (login, sid) WHERE sid <> '';
 CREATE INDEX sessions_by_expiry ON sessions (expires_at);

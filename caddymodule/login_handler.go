@@ -1,0 +1,230 @@
+package caddymodule
+
+import (
+	"bufio"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/login"
+	"github.com/caddy-auth/caddy-auth/internal/redact"
+	"github.com/caddy-auth/caddy-auth/internal/verifier"
+)
+
+func init() {
+	caddy.RegisterModule(LoginHandler{})
+	httpcaddyfile.RegisterDirective("auth_login", parseLoginHandler)
+}
+
+// LoginHandler is auth that people can also sign in to: who opens a page and is
+// not signed in is led to the provider, everybody else gets the answers of auth.
+// It answers the paths of its login itself.
+type LoginHandler struct {
+	// Everything that the handler auth has.
+	Handler
+
+	// Which login: its name in the auth app.
+	Login string `json:"login,omitempty"`
+	// Answer the login's paths and let everything else pass: for a site whose
+	// other auth_login has a matcher.
+	OnlyPaths bool `json:"only_paths,omitempty"`
+}
+
+// signIn is a login in one configuration.
+type signIn struct {
+	*LoginConfig
+	*loginSource
+	name  string
+	same  *login.SameOrigin
+	pages *pages
+
+	insecure atomic.Bool // told that nobody can sign in over plain HTTP
+}
+
+// CaddyModule returns the Caddy module information.
+func (LoginHandler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.auth_login", New: func() caddy.Module { return new(LoginHandler) }}
+}
+
+// Provision compiles the site's rules.
+func (l *LoginHandler) Provision(ctx caddy.Context) error {
+	app, err := ctx.App("auth")
+	if err != nil {
+		return err
+	}
+	known := app.(*App).signIns
+	s := known.byName[l.Login]
+	if s == nil {
+		return fmt.Errorf("auth_login: there is no login %q in the global auth block, only %q", l.Login, slices.Sorted(maps.Keys(known.byName)))
+	}
+	l.Handler.login = s
+	// A code may have any form, also that of a token.
+	l.Handler.answerParams = []redact.Allowance{{Names: []string{"code"}, Paths: verifier.Paths{pathOf(s.Redirect)}}}
+	return l.Handler.Provision(ctx)
+}
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
+func (l *LoginHandler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if parts, ok := redact.SplitTarget(originalTarget(r)); ok && callerOf(r) == nil {
+		if answer := l.endpoint(parts.Path); answer != nil {
+			return l.serveEndpoint(w, r, answer)
+		}
+	}
+	if l.OnlyPaths {
+		return next.ServeHTTP(w, r)
+	}
+	return l.Handler.ServeHTTP(&guardedWriter{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, request: r}, r, next)
+}
+
+// session returns the session's cookie of a request whose cookies were taken.
+func (h *Handler) session(r *http.Request, cookies []login.Cookie, p *verifier.Presented) (text string, refusal *auth.Refusal) {
+	text, n := login.Session(cookies, h.login.name)
+	switch {
+	case n == 0:
+		return "", nil
+	case n > 1 || p.Credential != "":
+		return "", &auth.Refusal{Code: auth.CodeInvalidRequest, Detail: "more than one credential: a session's cookie, and another beside it"}
+	case !h.login.same.Allows(r):
+		return "", &auth.Refusal{
+			Code: auth.CodeNotAllowed, Reason: "cross_site",
+			Detail: "a session may change something only from pages of its own origin: this request comes from another",
+		}
+	}
+	return text, nil
+}
+
+// lead answers a request of somebody who is not signed in, if it is a browser's
+// that shows pages, and reports whether it did.
+func (h *Handler) lead(w http.ResponseWriter, r *http.Request, j *judgement) (done bool, err error) {
+	code := j.refusal.Code
+	over := code == auth.CodeInvalidCredential && j.session
+	if over && h.Optional && login.Navigates(r) {
+		return true, h.login.again(w, r) // without the cookie, as anybody
+	}
+	switch {
+	case code == auth.CodeMissingCredential || over:
+		if over {
+			h.login.dropSession(w)
+		}
+		if login.Navigates(r) {
+			h.logLed(r, j)
+			return true, h.login.begin(h, w, r, j.cookies, originalTarget(r))
+		}
+		if login.ShowsPages(r) { // a form, which can't be sent again from elsewhere
+			h.logLed(r, j)
+			return true, h.login.show(w, r, pageExpired, http.StatusUnauthorized, "/")
+		}
+	case code == auth.CodeUnavailable && j.session && login.ShowsPages(r):
+		instance := newInstance()
+		h.logRefusal(r, j.refusal, nil, instance)
+		closeUnread(w, r)
+		return true, h.login.showInstance(w, r, pageUnavailable, http.StatusServiceUnavailable, "/", instance)
+	}
+	return false, nil
+}
+
+// logLed writes the decision log for who is led to the provider: a good session
+// that has ended is worth a line, a first visit is not.
+func (h *Handler) logLed(r *http.Request, j *judgement) {
+	if j.session {
+		h.logRefusal(r, j.refusal, j.refused(), newInstance())
+	}
+}
+
+// guardedWriter keeps our cookies out of what upstreams set, and pages of
+// somebody who is signed in out of caches, where upstreams say nothing.
+type guardedWriter struct {
+	*caddyhttp.ResponseWriterWrapper
+	request *http.Request
+	wrote   bool
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (g *guardedWriter) WriteHeader(status int) {
+	if !g.wrote {
+		g.guard()
+		g.wrote = status < 100 || status > 199 || status == http.StatusSwitchingProtocols
+	}
+	g.ResponseWriterWrapper.WriteHeader(status)
+}
+
+func (g *guardedWriter) guard() {
+	h := g.Header()
+	login.GuardCookies(h)
+	c := callerOf(g.request)
+	if c == nil || !c.verified || c.identity.Method != auth.MethodSession || len(h["Cache-Control"]) > 0 {
+		return
+	}
+	value := "private"
+	if kind := strings.ToLower(h.Get("Content-Type")); strings.HasPrefix(kind, "text/html") {
+		value = "no-store" // else the back button shows it to who comes next
+	}
+	h.Set("Cache-Control", value)
+}
+
+// Write implements http.ResponseWriter.
+func (g *guardedWriter) Write(p []byte) (int, error) {
+	if !g.wrote {
+		g.WriteHeader(http.StatusOK)
+	}
+	return g.ResponseWriterWrapper.Write(p)
+}
+
+// Flush implements http.Flusher.
+func (g *guardedWriter) Flush() {
+	if !g.wrote {
+		g.WriteHeader(http.StatusOK)
+	}
+	_ = http.NewResponseController(g.ResponseWriterWrapper.ResponseWriter).Flush() // not every writer can
+}
+
+// Hijack implements http.Hijacker.
+func (g *guardedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return http.NewResponseController(g.ResponseWriterWrapper.ResponseWriter).Hijack()
+}
+
+// parseLoginHandler sets up the handler from Caddyfile tokens. Syntax:
+//
+//	auth_login [<matcher>] <name> {
+//		<everything that auth has>
+//	}
+func parseLoginHandler(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	if !h.Next() {
+		return nil, h.ArgErr()
+	}
+	matcher, err := h.ExtractMatcherSet()
+	if err != nil {
+		return nil, err
+	}
+	handler := new(LoginHandler)
+	h.Next() // the directive
+	if !h.NextArg() {
+		return nil, h.Err("want the name of a login of the global auth block")
+	}
+	handler.Login = h.Val()
+	if err := handler.unmarshalRest(h.Dispenser); err != nil {
+		return nil, err
+	}
+	if len(matcher) == 0 {
+		return h.NewRoute(nil, handler), nil
+	}
+	// Whoever comes back from the provider is to be let in too.
+	routes := h.NewRoute(nil, &LoginHandler{Login: handler.Login, OnlyPaths: true})
+	return append(routes, h.NewRoute(matcher, handler)...), nil
+}
+
+var (
+	_ caddy.Provisioner           = (*LoginHandler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*LoginHandler)(nil)
+	_ http.Flusher                = (*guardedWriter)(nil)
+	_ http.Hijacker               = (*guardedWriter)(nil)
+)

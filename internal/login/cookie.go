@@ -1,0 +1,128 @@
+package login
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"net/http"
+	"strings"
+)
+
+// Names of cookies begin so, and no upstream sees or sets one. The prefix
+// __Host- makes browsers take them from this host only, over TLS only (RFC
+// 6265bis, 4.1.3.2).
+const (
+	cookiePrefix  = "__Host-caddy-auth-"
+	sessionPrefix = cookiePrefix + "session-"
+	statePrefix   = cookiePrefix + "state-"
+)
+
+// SessionCookie is the name of the cookie that holds a session of a login.
+func SessionCookie(login string) string { return sessionPrefix + login }
+
+// stateCookie is the name of the cookie that binds a sign-in under way to its
+// browser. Each has its own, so that tabs don't meet.
+func stateCookie(login, state string) string {
+	sum := sha256.Sum256([]byte(state))
+	return stateCookies(login) + hex.EncodeToString(sum[:8])
+}
+
+func stateCookies(login string) string { return statePrefix + login + "-" }
+
+// Cookie is one of ours that a request had.
+type Cookie struct{ Name, Value string }
+
+// TakeCookies removes our cookies from a request's headers and returns them. It
+// costs nothing where there are none.
+func TakeCookies(h http.Header) (ours []Cookie) {
+	lines := h["Cookie"]
+	for i := range lines {
+		if strings.Contains(lines[i], cookiePrefix) {
+			return takeCookies(h, lines)
+		}
+	}
+	return nil
+}
+
+func takeCookies(h http.Header, lines []string) (ours []Cookie) {
+	var left []string
+	for _, line := range lines {
+		var rest []string
+		for part := range strings.SplitSeq(line, ";") {
+			name, value, _ := strings.Cut(part, "=")
+			if name = strings.Trim(name, " \t"); strings.HasPrefix(name, cookiePrefix) {
+				ours = append(ours, Cookie{name, strings.Trim(value, " \t")})
+			} else if strings.Trim(part, " \t") != "" {
+				rest = append(rest, strings.Trim(part, " \t"))
+			}
+		}
+		if len(rest) > 0 {
+			left = append(left, strings.Join(rest, "; "))
+		}
+	}
+	if h["Cookie"] = left; len(left) == 0 {
+		delete(h, "Cookie")
+	}
+	return ours
+}
+
+// GuardCookies removes our cookies from what an upstream sets: it could give
+// people a session of its choice.
+func GuardCookies(h http.Header) {
+	lines := h["Set-Cookie"]
+	for i := range lines {
+		if strings.Contains(strings.ToLower(lines[i]), strings.ToLower(cookiePrefix)) {
+			guardCookies(h, lines)
+			return
+		}
+	}
+}
+
+func guardCookies(h http.Header, lines []string) {
+	var left []string
+	for _, line := range lines {
+		name, _, _ := strings.Cut(line, "=")
+		// Browsers look at the prefix in any case, and at a cookie without a name
+		// they look at its value (RFC 6265bis, 5.6).
+		if !strings.HasPrefix(strings.ToLower(strings.TrimLeft(name, " \t")), strings.ToLower(cookiePrefix)) && !strings.HasPrefix(strings.TrimLeft(line, " \t"), "=") {
+			left = append(left, line)
+		}
+	}
+	if h["Set-Cookie"] = left; len(left) == 0 {
+		delete(h, "Set-Cookie")
+	}
+}
+
+// value returns what the cookie with a name holds; "" without it, and where
+// there are several, which no browser sends.
+func value(cookies []Cookie, name string) string {
+	found, n := "", 0
+	for _, c := range cookies {
+		if c.Name == name {
+			found, n = c.Value, n+1
+		}
+	}
+	if n != 1 {
+		return ""
+	}
+	return found
+}
+
+// Session returns what a login's cookie holds, and how many there are: two are
+// two credentials.
+func Session(cookies []Cookie, login string) (text string, n int) {
+	name := SessionCookie(login)
+	for _, c := range cookies {
+		if c.Name == name {
+			text, n = c.Value, n+1
+		}
+	}
+	return text, n
+}
+
+// SetCookie sets one of our cookies until the browser is closed, or, with
+// seconds, for that long; negative: removes it.
+func SetCookie(w http.ResponseWriter, name, value string, seconds int) {
+	// Lax: a link from elsewhere leads to somebody who is signed in, a form from
+	// elsewhere does not.
+	http.SetCookie(w, &http.Cookie{Name: name, Value: value, Path: "/", MaxAge: seconds, Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode})
+}

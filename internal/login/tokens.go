@@ -1,0 +1,164 @@
+package login
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/grant"
+)
+
+const (
+	// refreshBefore is how long before its end an access token is refreshed; half
+	// of its life at most.
+	refreshBefore = time.Minute
+	// expiryMargin is how long before its end a token is not used any more.
+	expiryMargin = time.Second
+	// leaseTTL is how long the fleet waits for a gateway that died while it was
+	// refreshing: longer than that gateway may take.
+	leaseTTL = 20 * time.Second
+	// leasePoll is how often a gateway looks whether another has refreshed.
+	leasePoll = 100 * time.Millisecond
+	// refreshTimeout bounds one refresh, whoever waits for it.
+	refreshTimeout = leaseTTL + 10*time.Second
+	// putRetry is how often new tokens are tried to be kept while the store is
+	// away, and putFor how long.
+	putRetry = 500 * time.Millisecond
+	putFor   = 10 * time.Minute
+	// askFor bounds one question to the provider: well within the lease.
+	askFor = 10 * time.Second
+	// failedFor is how long a provider that could not be asked about a session is
+	// left alone.
+	failedFor = time.Second
+)
+
+// Tokens are what a provider gave for a session.
+type Tokens struct {
+	Version int    `json:"v"`
+	Access  string `json:"access"`
+	Refresh string `json:"refresh"` // "": none
+	ID      string `json:"id"`      // the ID token of the sign-in
+	Sub     string `json:"sub"`
+	Issued  int64  `json:"issued"`  // unix milliseconds
+	Expires int64  `json:"expires"` // of the access token
+}
+
+const tokensVersion = 1
+
+func tokensOf(r grant.Redeemed, sub string) Tokens {
+	return Tokens{tokensVersion, r.Token.Reveal(), r.Refresh.Reveal(), r.ID.Reveal(), sub, r.Issued.UnixMilli(), r.Expires.UnixMilli()}
+}
+
+// Encode is what is sealed.
+func (t *Tokens) Encode() ([]byte, error) { return json.Marshal(t) }
+
+func decodeTokens(plain []byte) (t Tokens, ok bool) {
+	err := json.Unmarshal(plain, &t)
+	return t, err == nil && t.Version == tokensVersion
+}
+
+// due reports whether the access token is to be refreshed, usable whether it can
+// still be used.
+func (t *Tokens) due(now time.Time) bool {
+	before := min(refreshBefore, time.Duration(t.Expires-t.Issued)*time.Millisecond/2)
+	return !now.Before(time.UnixMilli(t.Expires).Add(-before))
+}
+
+func (t *Tokens) usable(now time.Time) bool {
+	return t.Access != "" && now.Before(time.UnixMilli(t.Expires).Add(-expiryMargin))
+}
+
+// Kept are tokens as the store has them.
+type Kept struct {
+	Plain   []byte // nil: none
+	Version int64
+	Ended   bool // the session has
+}
+
+// Keeper keeps the tokens of sessions. Leases are by its own clock.
+type Keeper interface {
+	// Tokens reads them; auth.ErrNotFound: there is no such session.
+	Tokens(ctx context.Context, id string) (Kept, error)
+	Lease(ctx context.Context, id string, version int64, by string, ttl time.Duration) (ours bool, err error)
+	Release(ctx context.Context, id, by string) error
+	// Put replaces those of a version, and gives the lease back.
+	Put(ctx context.Context, id string, version int64, plain []byte) (did bool, err error)
+	// End ends a session.
+	End(ctx context.Context, id, reason string) error
+}
+
+// ErrOver says that a session has no token any more, and can get none: who has it
+// must sign in again.
+var ErrOver = errors.New("the session has no token, and can get none")
+
+// Refresh gets new tokens for old ones (RFC 6749, 6). Another refresh token than
+// the old one replaces it. Errors: ErrOver, a *grant.Failure.
+func (c *Client) Refresh(ctx context.Context, old Tokens) (Tokens, error) {
+	ctx, cancel := context.WithTimeout(ctx, askFor)
+	defer cancel()
+	m, err := c.provider.Metadata(ctx)
+	if err != nil {
+		return old, grant.Unavailable("the provider", err)
+	}
+	r, err := c.endpoint.At(m.Token).Redeem(ctx, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {old.Refresh}})
+	var f *grant.Failure
+	if errors.As(err, &f) && f.Code == "invalid_grant" { // RFC 6749, 5.2: it has expired or was revoked
+		return old, fmt.Errorf("%w: the provider refuses the refresh token", ErrOver)
+	}
+	if err != nil {
+		return old, err
+	}
+	next := tokensOf(r, old.Sub)
+	next.ID = old.ID
+	if next.Refresh == "" {
+		next.Refresh = old.Refresh
+	}
+	return next, c.sameSubject(r.ID, old.Sub)
+}
+
+// sameSubject checks an ID token that came with a refresh (OpenID Connect Core,
+// 12.2): it must be of the same person. What it says besides is not used, so its
+// signature is left to TLS.
+func (c *Client) sameSubject(id auth.Secret, sub string) error {
+	if id.Reveal() == "" {
+		return nil
+	}
+	iss, have := peek(id.Reveal())
+	if iss != c.cfg.Issuer || have != sub {
+		return fmt.Errorf("%w: the provider gave the tokens of somebody else", ErrOver)
+	}
+	return nil
+}
+
+// RevokeTokens tells the provider that tokens have ended (RFC 7009). A provider
+// without such an endpoint can't be told.
+func (c *Client) RevokeTokens(ctx context.Context, t Tokens) error {
+	m, err := c.provider.Metadata(ctx)
+	if err != nil {
+		return err
+	}
+	if m.Revocation == "" {
+		return nil
+	}
+	var errs []error
+	for hint, text := range map[string]string{"refresh_token": t.Refresh, "access_token": t.Access} {
+		if text != "" {
+			errs = append(errs, c.endpoint.Revoke(ctx, m.Revocation, auth.NewSecret(text), hint))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// newLessee names one attempt to refresh.
+func newLessee() string { return rand.Text() }
+
+// IDTokenOf returns the ID token among tokens that Encode wrote, or "".
+func IDTokenOf(plain []byte) string {
+	t, _ := decodeTokens(plain)
+	return t.ID
+}
