@@ -187,13 +187,13 @@ func (s *signIn) open(r *http.Request, in *login.SignedIn, cookies []login.Cooki
 		return "", err
 	}
 	text = minter.Tagged(rand.Text() + rand.Text()) // 260 random bits
-	in.Session.Fingerprint = auth.FingerprintOf(text)
+	in.Session.Fingerprint = auth.SessionFingerprint(text)
 	if err := db.InsertSession(r.Context(), ring, in.Session, tokens, time.Duration(s.Idle), time.Duration(s.Lifetime)); err != nil {
 		s.log().Error("a session could not be written", zap.Error(hinted(err)))
 		return "", err
 	}
 	if old, n := login.Session(cookies, s.name); n == 1 && minter.CheckTagged(old) {
-		if _, err := rt.endSessions(r.Context(), in.Session.Subject, store.SessionFilter{Fingerprint: auth.FingerprintOf(old)}, "signed in again"); err != nil {
+		if _, err := rt.endSessions(r.Context(), in.Session.Subject, store.SessionFilter{Fingerprint: auth.SessionFingerprint(old)}, "signed in again"); err != nil {
 			s.log().Warn("the session before could not be ended", zap.Error(hinted(err)))
 		}
 		s.revokeSoon()
@@ -247,7 +247,7 @@ func (s *signIn) serveLogout(h *Handler, w http.ResponseWriter, r *http.Request,
 		s.dropSession(w)
 		return redirectTo(w, s.LogoutPath, http.StatusSeeOther)
 	}
-	hint, err := s.logOut(r, auth.FingerprintOf(text))
+	hint, err := s.logOut(r, auth.SessionFingerprint(text))
 	if err != nil { // the cookie stays: nobody is told to be logged out who is not
 		return s.failed(h, w, r, &login.Error{Cause: login.CauseUnavailable, Detail: "the session could not be ended: " + err.Error()}, 0)
 	}

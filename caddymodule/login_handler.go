@@ -82,7 +82,9 @@ func (l *LoginHandler) ServeHTTP(w http.ResponseWriter, r *http.Request, next ca
 	if l.OnlyPaths {
 		return next.ServeHTTP(w, r)
 	}
-	return l.Handler.ServeHTTP(&guardedWriter{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, request: r}, r, next)
+	return l.Handler.ServeHTTP(w, r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		return next.ServeHTTP(&guardedWriter{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, request: r}, r)
+	}))
 }
 
 // session returns the session's cookie of a request whose cookies were taken.

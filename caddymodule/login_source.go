@@ -328,7 +328,7 @@ func (s *signIn) touch(fp auth.Fingerprint, id *auth.Identity, now time.Time) {
 	step := min(idle/10, 5*time.Minute)
 	end := time.UnixMilli(id.NotAfter)
 	longest := time.Unix(int64(id.IssuedAt), 0).Add(time.Duration(s.Lifetime))
-	if end.Sub(now) > idle-step || !end.Before(longest.Add(-time.Second)) || !s.rt.touched.begin(fp, now, step) {
+	if end.Sub(now) > idle-step || !end.Before(longest) || !s.rt.touched.begin(fp, now, step) {
 		return
 	}
 	s.rt.enter()

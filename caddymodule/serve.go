@@ -143,7 +143,7 @@ func (h *Handler) verify(r *http.Request, presented *verifier.Presented, session
 		return
 	}
 	if session != "" {
-		j.session, j.fp = true, auth.FingerprintOf(session)
+		j.session, j.fp = true, auth.SessionFingerprint(session)
 		j.verdict = rt.verifier.VerifySession(r.Context(), j.fp, session, j.began)
 		return
 	}

@@ -28,8 +28,8 @@ type LoadedSession struct {
 // sessionDest scans sessionColumns, which are null where a join found none.
 type sessionDest struct {
 	id, login, subject, sub, sid, environment, scopes, meta, reason sql.NullString
-	created, seen, idle, expires, revoked, version, tokensLength sql.NullInt64
-	fp                                                           []byte
+	created, seen, idle, expires, revoked, version, tokensLength    sql.NullInt64
+	fp                                                              []byte
 }
 
 func (d *sessionDest) dest() []any {

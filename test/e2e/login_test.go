@@ -1,0 +1,315 @@
+package e2e
+
+import (
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+)
+
+// TestLogin_Journey: a deep link leads to the provider and back to itself; what
+// is sent there is what the RFCs say; the upstream learns who it is, and nothing
+// of the cookie; nothing of all that is in a log, the store's file, or the URL.
+func TestLogin_Journey(t *testing.T) {
+	p := newOP(t)
+	g := startLogin(t, p, "meta_claims email groups\nparam prompt select_account", "public /healthz", "identity_headers {\nmap X-Email meta.email\nmap X-Groups meta.groups\n}")
+	v := newVisitor(g)
+	v.cookies["app"] = "theirs"
+	saw := v.signIn("/deep/link?a=1&next=%2F%2Fevil")
+	for name, want := range map[string]string{
+		"X-Auth-Subject": "corp:alice", "X-Auth-Method": "session", "X-Auth-Issuer": "corp", "X-Auth-Environment": "live", "X-Auth-Scopes": "openid orders:read profile",
+		"X-Email": "alice@example.com", "X-Groups": "staff,ops", "Cookie": "app=theirs",
+	} {
+		if got := saw.Header.Get(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	if id := saw.Header.Get("X-Auth-Credential-Id"); !strings.HasPrefix(id, "ses_") || strings.Contains(v.session(), id) {
+		t.Errorf("id %q", id)
+	}
+	q := p.redirect[0]
+	for name, want := range map[string]string{
+		"response_type": "code", "client_id": "gw", "scope": "openid profile offline_access", "code_challenge_method": "S256", "redirect_uri": "http://" + g.addr + "/auth/callback", "prompt": "select_account",
+	} {
+		if q.Get(name) != want {
+			t.Errorf("%s: %q", name, q.Get(name))
+		}
+	}
+	if len(q.Get("state")) < 43 || len(q.Get("nonce")) < 43 || len(q.Get("code_challenge")) != 43 || len(v.cookies) != 2 {
+		t.Errorf("%v, cookies %v", q, v.cookies)
+	}
+	// Signed in it stays.
+	if a := v.ask("GET", "/again", "", script...); a.Status != 200 || a.Header.Get("Cache-Control") != "private" {
+		t.Errorf("%d %v", a.Status, a.Header)
+	}
+	g.upstream.take()
+	// An API client is never led anywhere.
+	other := newVisitor(g)
+	for what, headers := range map[string][]string{"a script": script, "curl": {"Accept", "*/*"}, "an API": {"Accept", "application/json"}, "a frame": {"Sec-Fetch-Mode", "navigate", "Sec-Fetch-Dest", "iframe", "Accept", "text/html"},
+		"an old script": {"X-Requested-With", "XMLHttpRequest", "Accept", "text/html"}, "a websocket": {"Sec-Fetch-Mode", "websocket", "Connection", "Upgrade", "Upgrade", "websocket"}} {
+		a := other.ask("GET", "/", "", headers...)
+		if a.Status != 401 || a.Code != string(auth.CodeMissingCredential) || a.Header.Get("Location") != "" || len(a.Header["Set-Cookie"]) > 0 {
+			t.Errorf("%s: %d %s %v", what, a.Status, a.Code, a.Header)
+		}
+	}
+	if a := other.ask("POST", "/form", "x=1", navigation...); a.Status != 401 || a.Header.Get("Location") != "" || !strings.Contains(a.Body, "Your session has ended") {
+		t.Errorf("a form: %d %v", a.Status, a.Header)
+	}
+	if a := other.ask("GET", "/", "", "Accept", "text/html"); a.Status != 302 { // an old browser
+		t.Errorf("an old browser: %d", a.Status)
+	}
+	if a := g.do("GET", "/healthz", "Cookie", "__Host-caddy-auth-session-corp="+v.session()+"; x=y"); a.Status != 200 {
+		t.Errorf("public: %d", a.Status)
+	} else if s, _ := parseSeen(a.Body); s.Header.Get("Cookie") != "x=y" || s.Header.Get("X-Auth-Subject") != "" {
+		t.Errorf("public: %v", s.Header)
+	}
+	// A key of ours works beside people.
+	g.upstream.take()
+	key := g.plainKey()
+	g.want(g.do("GET", "/", "X-API-Key", key), 200, "")
+	g.want(g.do("GET", "/", "X-API-Key", key, "Cookie", "__Host-caddy-auth-session-corp="+v.session()), 400, auth.CodeInvalidRequest)
+	g.want(g.do("GET", "/", "X-API-Key", "bad", "Cookie", "__Host-caddy-auth-session-corp="+v.session()), 400, auth.CodeInvalidRequest)
+
+	secrets := []string{v.session(), p.secret, q.Get("nonce")}
+	p.set(func() {
+		for token := range p.access {
+			secrets = append(secrets, token)
+		}
+		for token := range p.refresh {
+			secrets = append(secrets, token)
+		}
+	})
+	logs := g.logs()
+	var files string
+	for _, name := range []string{"auth.db", "auth.db-wal"} {
+		b, _ := os.ReadFile(filepath.Join(g.dir, name))
+		files += string(b)
+	}
+	for _, secret := range secrets {
+		if strings.Contains(logs, secret) {
+			t.Errorf("in the logs: %s", secret)
+		}
+		if secret != p.secret && strings.Contains(files, secret) {
+			t.Errorf("in the store: %s", secret)
+		}
+	}
+}
+
+// TestLogin_Refusals: what comes back to the callback and belongs to no sign-in
+// of this browser, or is not the provider's, signs nobody in.
+func TestLogin_Refusals(t *testing.T) {
+	p := newOP(t)
+	g := startLogin(t, p, "", "")
+	// begun returns a browser that is at the provider, and what it came back with.
+	begun := func() (*visitor, *url.URL) {
+		t.Helper()
+		v := newVisitor(g)
+		a := v.ask("GET", "/page", "", navigation...)
+		back := v.ask("GET", a.Header.Get("Location"), "")
+		u, err := url.Parse(back.Header.Get("Location"))
+		if err != nil || a.Status != 302 {
+			t.Fatal(err, a.Status)
+		}
+		return v, u
+	}
+	refused := func(what string, v *visitor, target string, status int) {
+		t.Helper()
+		a := v.ask("GET", target, "", navigation...)
+		if a.Status != status || v.session() != "" || !strings.Contains(a.Body, "You are not signed in") || a.Header.Get("Location") != "" {
+			t.Errorf("%s: %d, session %q, %.200q", what, a.Status, v.session(), a.Body)
+		}
+		if csp := a.Header.Get("Content-Security-Policy"); !strings.Contains(csp, "default-src 'none'") || !strings.Contains(csp, "frame-ancestors 'none'") {
+			t.Errorf("%s: %v", what, a.Header)
+		}
+	}
+	edit := func(u *url.URL, f func(url.Values)) string {
+		q := u.Query()
+		f(q)
+		return u.Path + "?" + q.Encode()
+	}
+	tokens := p.count("authorization_code")
+	for what, f := range map[string]func(url.Values){
+		"no state": func(q url.Values) { q.Del("state") }, "another state": func(q url.Values) { q.Set("state", strings.Repeat("A", 43)) }, "two states": func(q url.Values) { q.Add("state", q.Get("state")) },
+		"two codes": func(q url.Values) { q.Add("code", "x") }, "an empty query": func(q url.Values) { clear(q) },
+	} {
+		v, u := begun()
+		refused(what, v, edit(u, f), 400)
+	}
+	for what, f := range map[string]func(url.Values){
+		"no code": func(q url.Values) { q.Del("code") }, "no iss": func(q url.Values) { q.Del("iss") }, "another iss": func(q url.Values) { q.Set("iss", "https://evil.example") },
+		"an error that is odd": func(q url.Values) {
+			q.Set("error", "<script>")
+			q.Set("error_description", "<script>alert(1)</script>")
+		},
+	} {
+		v, u := begun()
+		refused(what, v, edit(u, f), 502)
+	}
+	// Code injection, and login CSRF: the code, or the whole answer, of somebody
+	// else in this browser.
+	_, theirs := begun()
+	v, _ := begun()
+	refused("the answer of another browser", v, theirs.RequestURI(), 400)
+	if n := p.count("authorization_code"); n != tokens {
+		t.Errorf("the provider was asked %d times", n-tokens)
+	}
+	v, u := begun()
+	refused("the code of another browser", v, edit(u, func(q url.Values) { q.Set("code", theirs.Query().Get("code")) }), 502)
+
+	v, u = begun()
+	refused("denied", v, edit(u, func(q url.Values) { q.Del("code"); q.Set("error", "access_denied") }), 403)
+	v, u = begun()
+	v.cookies = map[string]string{}
+	refused("cookies are blocked", v, u.RequestURI(), 400)
+	v, u = begun()
+	for name, value := range v.cookies {
+		v.cookies[name] = value[:len(value)-2] + "AA"
+	}
+	refused("a forged state cookie", v, u.RequestURI(), 400)
+
+	// An answer is good once, also together with its cookie.
+	v, u = begun()
+	kept := map[string]string{}
+	for name, value := range v.cookies {
+		kept[name] = value
+	}
+	if a := v.ask("GET", u.RequestURI(), "", navigation...); a.Status != 303 || a.Header.Get("Location") != "/page" || v.session() == "" {
+		t.Fatalf("%d %v", a.Status, a.Header)
+	}
+	replay := newVisitor(g)
+	replay.cookies = kept
+	asked := p.count("authorization_code")
+	refused("a replay", replay, u.RequestURI(), 400)
+	if p.count("authorization_code") != asked {
+		t.Error("the provider saw a code again")
+	}
+	// Neither a POST nor another path is the callback.
+	v, u = begun()
+	if a := v.ask("POST", u.RequestURI(), "x", navigation...); a.Status != 405 || v.session() != "" {
+		t.Errorf("POST: %d", a.Status)
+	}
+	if a := g.get("/auth/callback?code=x&access_token=y"); a.Status != 400 || a.Code != string(auth.CodeCredentialInQuery) {
+		t.Errorf("a token in the callback's URL: %d %s", a.Status, a.Code)
+	}
+}
+
+// TestLogin_HostileIDTokens: an ID token that is anything but ours, now, and for
+// this sign-in, signs nobody in.
+func TestLogin_HostileIDTokens(t *testing.T) {
+	p := newOP(t)
+	g := startLogin(t, p, "", "")
+	claim := func(name string, value any) func(map[string]any) { return func(c map[string]any) { c[name] = value } }
+	without := func(name string) func(map[string]any) { return func(c map[string]any) { delete(c, name) } }
+	for what, f := range map[string]func(map[string]any){
+		"another nonce": claim("nonce", "x"), "no nonce": without("nonce"), "another issuer": claim("iss", "https://evil.example"), "an issuer with a slash": claim("iss", p.URL+"/"),
+		"another audience": claim("aud", "other"), "two audiences, no azp": claim("aud", []string{"gw", "other"}), "another azp": claim("azp", "other"), "no audience": without("aud"),
+		"expired": claim("exp", 1), "no exp": without("exp"), "of the future": claim("iat", 1<<33), "no iat": without("iat"), "no sub": without("sub"), "a number as sub": claim("sub", 7),
+		"a sub that is too long": claim("sub", strings.Repeat("x", 300)), "an empty sub": claim("sub", ""), "another access token": claim("at_hash", "AAAAAAAAAAAAAAAAAAAAAA"),
+		"a logout token": claim("events", map[string]any{"http://schemas.openid.net/event/backchannel-logout": map[string]any{}}), "a sub with NUL": claim("sub", "a\x00b"),
+	} {
+		p.set(func() { p.claims = f })
+		v := newVisitor(g)
+		if a, places := v.open("/"); a.Status != 502 || v.session() != "" || !strings.Contains(places[len(places)-1], "/auth/callback") {
+			t.Errorf("%s: %d at %q", what, a.Status, places)
+		}
+	}
+	p.set(func() { p.claims = nil })
+	stranger := newOP(t)
+	none := func(h map[string]any, claims []byte) *string {
+		h["alg"] = "none"
+		text := signES256(t, p.key, h, claims)
+		text = text[:strings.LastIndexByte(text, '.')+1]
+		return &text
+	}
+	for what, sign := range map[string]func(map[string]any, []byte) *string{
+		"alg none":           none,
+		"another's key":      func(h map[string]any, c []byte) *string { s := signES256(t, stranger.key, h, c); return &s },
+		"an unknown key":     func(h map[string]any, c []byte) *string { h["kid"] = "other"; return nil },
+		"another alg":        func(h map[string]any, c []byte) *string { h["alg"] = "HS256"; return nil },
+		"an access token":    func(h map[string]any, c []byte) *string { h["typ"] = "at+jwt"; return nil },
+		"a logout token":     func(h map[string]any, c []byte) *string { h["typ"] = "logout+jwt"; return nil },
+		"a key that it says": func(h map[string]any, c []byte) *string { h["jwk"] = map[string]any{"kty": "EC"}; return nil },
+		"nothing":            func(map[string]any, []byte) *string { s := ""; return &s },
+		"claims twice": func(h map[string]any, c []byte) *string {
+			s := signES256(t, p.key, h, []byte(strings.Replace(string(c), `{`, `{"sub":"admin",`, 1)))
+			return &s
+		},
+	} {
+		p.set(func() { p.sign = sign })
+		v := newVisitor(g)
+		if a, _ := v.open("/"); a.Status != 502 || v.session() != "" {
+			t.Errorf("%s: %d", what, a.Status)
+		}
+	}
+	p.set(func() { p.sign = nil })
+	newVisitor(g).signIn("/")
+	for what, answer := range map[string]string{
+		"no JSON": "<html>", "another type": `{"access_token":"a","token_type":"DPoP","id_token":"x"}`, "no ID token": `{"access_token":"aaaaaaaaaaaa","token_type":"Bearer"}`, "huge": `{"x":"` + strings.Repeat("x", 70_000) + `"}`,
+	} {
+		p.set(func() {
+			p.answer = func(w http.ResponseWriter, _ *http.Request) bool {
+				w.Header().Set("Content-Type", "application/json")
+				_, _ = w.Write([]byte(answer))
+				return true
+			}
+		})
+		v := newVisitor(g)
+		if a, _ := v.open("/"); a.Status != 502 || v.session() != "" {
+			t.Errorf("%s: %d", what, a.Status)
+		}
+	}
+}
+
+// TestLogin_Returns: the place to return to is on this host, however it is
+// written.
+func TestLogin_Returns(t *testing.T) {
+	p := newOP(t)
+	g := startLogin(t, p, "", "")
+	for _, bad := range []string{"//evil.example", "https://evil.example", `/\evil.example`, "/%09/evil.example", "/%2f%2fevil.example", "/%5cevil.example", "javascript:alert(1)", "/\t/evil.example", "", "evil"} {
+		v := newVisitor(g)
+		_, places := v.open("/auth/login?return=" + url.QueryEscape(bad))
+		if last := places[len(places)-1]; last != "/" {
+			t.Errorf("%q leads to %q", bad, places)
+		}
+	}
+	v := newVisitor(g)
+	if _, places := v.open("/auth/login?return=" + url.QueryEscape("/x?y=%2F%2Fz")); places[len(places)-1] != "/x?y=%2F%2Fz" {
+		t.Errorf("%q", places)
+	}
+	long := "/" + strings.Repeat("a", 3000)
+	if _, places := newVisitor(g).open(long); places[len(places)-1] != "/" {
+		t.Errorf("a long one leads to %.50q", places[len(places)-1])
+	}
+}
+
+// TestLogin_Tabs: sign-ins of several tabs don't meet; there are never too many
+// cookies.
+func TestLogin_Tabs(t *testing.T) {
+	p := newOP(t)
+	g := startLogin(t, p, "", "")
+	v := newVisitor(g)
+	var backs []string
+	for i := range 8 {
+		a := v.ask("GET", "/tab"+string(rune('0'+i)), "", navigation...)
+		back := v.ask("GET", a.Header.Get("Location"), "")
+		backs = append(backs, back.Header.Get("Location"))
+	}
+	if len(v.cookies) != 5 {
+		t.Errorf("%d cookies", len(v.cookies))
+	}
+	good := 0
+	for i, back := range slices.Backward(backs) {
+		a := v.ask("GET", back, "", navigation...)
+		if a.Status == 303 && a.Header.Get("Location") == "/tab"+string(rune('0'+i)) {
+			good++
+		}
+	}
+	if good != 5 || len(v.cookies) != 1 {
+		t.Errorf("%d tabs signed in, cookies %v", good, v.cookies)
+	}
+}
