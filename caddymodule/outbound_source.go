@@ -1,12 +1,12 @@
 package caddymodule
 
 import (
-	"github.com/caddy-auth/caddy-auth/internal/grant"
-
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-auth/caddy-auth/internal/grant"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"

@@ -1,14 +1,14 @@
 package caddymodule
 
 import (
-	"github.com/caddy-auth/caddy-auth/internal/grant"
-
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddy-auth/caddy-auth/internal/grant"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 )

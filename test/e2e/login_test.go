@@ -50,8 +50,10 @@ func TestLogin_Journey(t *testing.T) {
 	g.upstream.take()
 	// An API client is never led anywhere.
 	other := newVisitor(g)
-	for what, headers := range map[string][]string{"a script": script, "curl": {"Accept", "*/*"}, "an API": {"Accept", "application/json"}, "a frame": {"Sec-Fetch-Mode", "navigate", "Sec-Fetch-Dest", "iframe", "Accept", "text/html"},
-		"an old script": {"X-Requested-With", "XMLHttpRequest", "Accept", "text/html"}, "a websocket": {"Sec-Fetch-Mode", "websocket", "Connection", "Upgrade", "Upgrade", "websocket"}} {
+	for what, headers := range map[string][]string{
+		"a script": script, "curl": {"Accept", "*/*"}, "an API": {"Accept", "application/json"}, "a frame": {"Sec-Fetch-Mode", "navigate", "Sec-Fetch-Dest", "iframe", "Accept", "text/html"},
+		"an old script": {"X-Requested-With", "XMLHttpRequest", "Accept", "text/html"}, "a websocket": {"Sec-Fetch-Mode", "websocket", "Connection", "Upgrade", "Upgrade", "websocket"},
+	} {
 		a := other.ask("GET", "/", "", headers...)
 		if a.Status != 401 || a.Code != string(auth.CodeMissingCredential) || a.Header.Get("Location") != "" || len(a.Header["Set-Cookie"]) > 0 {
 			t.Errorf("%s: %d %s %v", what, a.Status, a.Code, a.Header)
