@@ -3,18 +3,25 @@
 package script
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
+	"github.com/google/uuid"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/caddy-auth/caddy-auth/caddymodule"
+	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/secret"
+	"github.com/caddy-auth/caddy-auth/internal/store"
+	"github.com/caddy-auth/caddy-auth/internal/store/sqlite"
 )
 
 func TestMain(m *testing.M) {
@@ -51,6 +58,7 @@ func TestScripts(t *testing.T) {
 			"field": field,
 			"lines": lines,
 			"mode":  mode,
+			"login": login,
 		},
 	})
 }
@@ -87,6 +95,26 @@ func mode(ts *testscript.TestScript, _ bool, args []string) {
 	if got := fmt.Sprintf("%04o", info.Mode().Perm()); got != args[0] {
 		ts.Fatalf("%s has mode %s", args[1], got)
 	}
+}
+
+// login FILE SUB puts the session of somebody who signed in by corp into a store:
+// what a browser and a provider do.
+func login(ts *testscript.TestScript, _ bool, args []string) {
+	backend := sqlite.New(ts.MkAbs(args[0]))
+	master, err := backend.MasterKey()
+	ts.Check(err)
+	raw, err := secret.ParseMasterKey(master)
+	ts.Check(err)
+	ring, err := secret.NewRing("store secrets", raw)
+	ts.Check(err)
+	db, err := store.Open(context.Background(), backend, store.Existing)
+	ts.Check(err)
+	defer db.Close()
+	id := uuid.Must(uuid.NewV7()).String()
+	ts.Check(db.InsertSession(context.Background(), ring, &auth.Session{
+		ID: "ses_" + id, Fingerprint: auth.SessionFingerprint(id), Login: "corp", Subject: "corp:" + args[1], Sub: args[1], SID: "s-" + args[1],
+		Environment: "live", Scopes: "openid", Meta: auth.EncodeMeta([]string{"email"}, map[string]string{"email": args[1] + "@example.com"}),
+	}, []byte(`{"v":1,"access":"x"}`), time.Hour, 2*time.Hour))
 }
 
 func atoi(ts *testscript.TestScript, s string) int {

@@ -44,6 +44,8 @@ func Run(t *testing.T, backend func(t *testing.T, name string) store.Backend) {
 		"clients":                         testClients,
 		"tokens":                          testTokens,
 		"assertion keys":                  testAssertionKeys,
+		"sessions":                        testSessions,
+		"tokens of sessions":              testSessionTokens,
 	} {
 		t.Run(name, func(t *testing.T) {
 			test(t, func(name string) store.Backend { return backend(t, name) })
