@@ -196,7 +196,6 @@ func (s *signIn) open(r *http.Request, in *login.SignedIn, cookies []login.Cooki
 		if _, err := rt.endSessions(r.Context(), in.Session.Subject, store.SessionFilter{Fingerprint: auth.SessionFingerprint(old)}, "signed in again"); err != nil {
 			s.log().Warn("the session before could not be ended", zap.Error(hinted(err)))
 		}
-		s.revokeSoon()
 	}
 	return text, nil
 }
@@ -276,7 +275,7 @@ func (s *signIn) logOut(r *http.Request, fp auth.Fingerprint) (hint string, err 
 	if err != nil {
 		return "", err
 	}
-	if s.revokeSoon(); n > 0 {
+	if n > 0 {
 		s.log().Info("logged out", zap.String("subject", l.Session.Subject), zap.String("session", l.Session.ID))
 	}
 	return hint, nil
@@ -325,7 +324,6 @@ func (s *signIn) serveBackChannel(h *Handler, w http.ResponseWriter, r *http.Req
 	if err != nil {
 		return refuse(http.StatusServiceUnavailable, "temporarily_unavailable", err)
 	}
-	s.revokeSoon()
 	s.log().Info("the provider says that somebody logged out", zap.Int("sessions", n))
 	w.WriteHeader(http.StatusOK)
 	return nil

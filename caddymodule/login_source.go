@@ -102,6 +102,7 @@ func (s *loginSource) start() {
 		}
 		ctx, cancel := context.WithCancel(context.Background())
 		s.stop = cancel
+		s.rt.enders.Store(s, nil)
 		s.done.Go(func() { s.endTokens(ctx) })
 	})
 }
@@ -113,6 +114,7 @@ func (s *loginSource) Destruct() error {
 		s.stopWatch()
 	}
 	if s.stop != nil {
+		s.rt.enders.Delete(s)
 		s.stop()
 		s.done.Wait()
 	}

@@ -76,6 +76,7 @@ type runtime struct {
 	failures *oauth.Failures // of clients that could not prove to be one
 	users    atomic.Int64    // requests inside
 	touched  touches         // sessions whose use was noted lately
+	enders   sync.Map        // the logins at work, as *loginSource
 
 	now     atomic.Pointer[settings] // those in force, never nil
 	settled atomic.Pointer[settings] // the last ones that settle saw
@@ -393,6 +394,8 @@ func (rt *runtime) applied(c auth.Change) {
 			rt.setMinter(nil) // as with secrets: better not to decide
 			rt.logger().Error("reading the imported keys", zap.Error(err))
 		}
+	case store.ChangeSession:
+		rt.enders.Range(func(s, _ any) bool { s.(*loginSource).revokeSoon(); return true })
 	case store.ChangeUnmoved:
 		rt.verifier.SetMoved(false)
 	case store.ChangeMoved: // a key that is not good here may be, where the store is now

@@ -101,6 +101,7 @@ type setup struct {
 	global    string
 	proxy     string // in the block of reverse_proxy
 	upstream  string // instead of the fleet's
+	site      string // instead of auth
 }
 
 // masterKey is the one of fleets on PostgreSQL.
@@ -174,6 +175,10 @@ func (g *gateway) configure(s setup) {
 	if upstream == "" {
 		upstream = g.f.upstream.Listener.Addr().String()
 	}
+	site := s.site
+	if site == "" {
+		site = "auth {\npublic /open\n}"
+	}
 	text := fmt.Sprintf(`{
 	admin %[6]s
 	persist_config off
@@ -189,14 +194,12 @@ func (g *gateway) configure(s setup) {
 }
 http://%[4]s {
 	auth_health /ready
-	auth {
-		public /open
-	}
+	%[8]s
 	reverse_proxy %[5]s {
 		%[7]s
 	}
 }
-`, g.f.dir, g.name, s.lines(g.f.dir), g.addr, upstream, g.admin, s.proxy)
+`, g.f.dir, g.name, s.lines(g.f.dir), g.addr, upstream, g.admin, s.proxy, site)
 	if err := os.WriteFile(g.config, []byte(text), 0o600); err != nil {
 		g.f.t.Fatal(err)
 	}
