@@ -27,7 +27,7 @@ func doctorCommand() caddycmd.Command {
 		Usage: "[--config FILE]",
 		Short: "Looks for what is wrong with the gateway's set-up",
 		Long: `Checks the configuration, the logs, the store, its files, the master key,
-Redis, issuers, token endpoints and the clock, and says what to do about each finding. It changes nothing
+Redis, issuers, login providers, token endpoints and the clock, and says what to do about each finding. It changes nothing
 but one short-lived record in Redis. Exits 1 on a finding.`,
 		CobraFunc: func(cmd *cobra.Command) {
 			quiet(cmd)
@@ -96,6 +96,7 @@ func doctor(ctx context.Context, s *session) error {
 	e.store(ctx)
 	e.redis(ctx)
 	e.issuers(ctx)
+	e.logins(ctx)
 	e.outbound(ctx)
 	if e.findings > 0 {
 		return fmt.Errorf("%d findings", e.findings)

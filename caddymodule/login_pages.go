@@ -46,7 +46,7 @@ type pageAction struct {
 
 // words of the pages: title, text and what the action is called.
 var pageWords = map[string][3]string{
-	pageError:       {"You are not signed in", "Signing in did not work: it took too long, was finished in another tab, cookies are blocked, or something is wrong on our side. Nothing is lost; please try again.", "Sign in"},
+	pageError:       {"Signing in did not work", "It took too long, was finished in another tab or before, cookies are blocked, or something is wrong on our side. If you were signed in, you still are; else please try again.", "Sign in"},
 	pageDenied:      {"You are not signed in", "The sign-in was cancelled, or you may not use this service.", "Sign in"},
 	pageExpired:     {"Your session has ended", "You were signed out because some time has passed, or because you signed out elsewhere. What you just sent was not accepted. Sign in and send it again.", "Sign in"},
 	pageUnavailable: {"Please try again in a moment", "This can't be answered right now. You are still signed in, if you were.", "Try again"},

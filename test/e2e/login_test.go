@@ -122,7 +122,7 @@ func TestLogin_Refusals(t *testing.T) {
 	refused := func(what string, v *visitor, target string, status int) {
 		t.Helper()
 		a := v.ask("GET", target, "", navigation...)
-		if a.Status != status || v.session() != "" || !strings.Contains(a.Body, "You are not signed in") || a.Header.Get("Location") != "" {
+		if a.Status != status || v.session() != "" || !strings.Contains(a.Body, `<a class="act" href="/auth/login?return=`) || a.Header.Get("Location") != "" {
 			t.Errorf("%s: %d, session %q, %.200q", what, a.Status, v.session(), a.Body)
 		}
 		if csp := a.Header.Get("Content-Security-Policy"); !strings.Contains(csp, "default-src 'none'") || !strings.Contains(csp, "frame-ancestors 'none'") {

@@ -186,7 +186,7 @@ try {
   await blocked.goto(origin + '/page')
   await frank.clearCookies({ domain: new URL(origin).hostname, name: /^__Host-/ })
   await atProvider(blocked, 'frank')
-  await looked(blocked, 'signin-error', 'You are not signed in')
+  await looked(blocked, 'signin-error', 'Signing in did not work')
   await frank.close()
 
   step('all of it without JavaScript')
