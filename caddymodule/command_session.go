@@ -202,6 +202,11 @@ func sessionRevoke(ctx context.Context, s *session) error {
 	if len(s.args) > 0 == (subject+login != "") {
 		return usagef("want sessions' ids, or --subject or --login")
 	}
+	for name, value := range map[string]string{"subject": subject, "login": login} {
+		if s.cmd.Flags().Changed(name) && value == "" { // a variable that was not set
+			return usagef("--%s is empty", name)
+		}
+	}
 	if err := checkSessionIDs(s.args); err != nil {
 		return err
 	}

@@ -235,7 +235,7 @@ func acceptedEnvironments(httpApp json.RawMessage) []string {
 				walk(x)
 			}
 		case map[string]any:
-			if n["handler"] == "auth" {
+			if n["handler"] == "auth" || n["handler"] == "auth_login" {
 				envs, _ := n["environments"].([]any)
 				for _, e := range envs {
 					name, _ := e.(string)

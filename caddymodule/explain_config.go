@@ -16,7 +16,7 @@ import (
 
 // handlersThatRun are those that decide, or change what others decide on, and
 // do nothing beyond the request.
-var handlersThatRun = []string{"auth", "auth_require", "auth_problem", "subroute", "vars", "map", "rewrite", "headers", "error", "static_response", "invoke", "authentication"}
+var handlersThatRun = []string{"auth", "auth_login", "auth_require", "auth_problem", "subroute", "vars", "map", "rewrite", "headers", "error", "static_response", "invoke", "authentication"}
 
 // handlersThatPass are those that only change answers, or count: they are left
 // out without a word.

@@ -165,8 +165,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.sources, err = verifier.NewSources(names)
 	errs = append(errs, wrapIf("from header", err))
 	if !h.answersOnly {
-		h.tokens, err = h.app.issuers.tokens(h.Issuers)
-		errs = append(errs, wrapIf("issuers", err))
+		names, onlyPeople := h.app.withoutLogins(h.Issuers)
+		if !onlyPeople {
+			h.tokens, err = h.app.issuers.tokens(names)
+			errs = append(errs, wrapIf("issuers", err))
+		}
 	}
 	h.policy, err = forward.Compile(h.IdentityHeaders.over(h.app.IdentityHeaders))
 	errs = append(errs, wrapIf("identity_headers", err))

@@ -103,6 +103,7 @@ func (c *ClaimConfig) rules(a *App) (verifier.ClaimRules, error) {
 	if r.RawSubject {
 		r.Reserved = slices.Sorted(maps.Keys(a.Issuers))
 		r.Reserved = append(r.Reserved, slices.Sorted(maps.Keys(a.Introspection))...)
+		r.Reserved = append(r.Reserved, slices.Sorted(maps.Keys(a.Login))...)
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.RequiredClaims)) {
 		values, err := expandedAll(c.RequiredClaims[name])
@@ -213,7 +214,7 @@ func (a *App) provisionIssuer(name string, c *IssuerConfig) error {
 		return errors.New("no configuration")
 	}
 	claims, err := c.rules(a)
-	if err != nil {
+	if err := errors.Join(err, notClient(name)); err != nil {
 		return err
 	}
 	for _, text := range []*string{&c.URL, &c.JWKS} {
@@ -252,7 +253,7 @@ func (a *App) provisionIntrospection(name string, c *IntrospectionConfig) error 
 		return errors.New("no configuration")
 	}
 	claims, err := c.rules(a)
-	if err != nil {
+	if err := errors.Join(err, notClient(name)); err != nil {
 		return err
 	}
 	if len(c.Audiences) == 0 && a.log != nil {

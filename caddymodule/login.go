@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/fetch"
@@ -87,7 +88,7 @@ const (
 
 // ownParams are parameters of the authorization request that are ours to set.
 var ownParams = []string{
-	"response_type", "response_mode", "client_id", "redirect_uri", "scope", "state", "nonce", "code_challenge", "code_challenge_method", "request", "request_uri", "client_secret",
+	"response_type", "response_mode", "max_age", "client_id", "redirect_uri", "scope", "state", "nonce", "code_challenge", "code_challenge_method", "request", "request_uri", "client_secret",
 }
 
 // withDefaults returns a copy with its placeholders replaced, and every default.
@@ -201,6 +202,7 @@ type signIns struct {
 	byName   map[string]*signIn
 	held     []loginKey
 	heldSets []jwks.Config
+	onServer map[*caddyhttp.Server][]*signIn // while handlers are provisioned
 }
 
 // provisionLogins compiles the logins. It opens no connection.
@@ -243,6 +245,7 @@ func (a *App) provisionLogin(name string, c *LoginConfig) error {
 	if err != nil {
 		return fmt.Errorf("comparing configurations: %w", err)
 	}
+	masker.AddParams("code", "nonce")
 	keysOf := jwks.Config{Issuer: c.Issuer}
 	v, _, err := keySets.LoadOrNew(keysOf, func() (caddy.Destructor, error) {
 		client := fetch.New(keysTimeout, keysConns)
@@ -266,6 +269,9 @@ func (a *App) provisionLogin(name string, c *LoginConfig) error {
 // checkLoginName refuses a name that an issuer of somebody else has: subjects
 // could not be told apart.
 func (a *App) checkLoginName(name string, c *LoginConfig) error {
+	if err := notClient(name); err != nil {
+		return err
+	}
 	if i := a.Issuers[name]; i != nil && i.URL != c.Issuer {
 		return errors.New("an issuer with another url has that name too: subjects could not be told apart")
 	}
@@ -277,6 +283,14 @@ func (a *App) checkLoginName(name string, c *LoginConfig) error {
 
 // any reports whether there is a login at all.
 func (s *signIns) any() bool { return s != nil && len(s.byName) > 0 }
+
+// notClient refuses a name whose subjects would be those of OAuth clients.
+func notClient(name string) error {
+	if name == "client" {
+		return errors.New("the name is reserved: subjects of OAuth clients begin with it")
+	}
+	return nil
+}
 
 // start lets the logins work.
 func (s *signIns) start() {
@@ -322,4 +336,17 @@ func marked(rt *runtime, name string) func(context.Context, string, []byte, time
 	return func(ctx context.Context, kind string, hash []byte, until time.Time) error {
 		return rt.useOnce(ctx, kind+":"+name, hash, until)
 	}
+}
+
+// withoutLogins takes logins out of the names that a site's issuers has. If none
+// is left of some, the site takes nobody's tokens.
+func (a *App) withoutLogins(names []string) (issuers []string, onlyPeople bool) {
+	for _, name := range names {
+		_, isLogin := a.Login[name]
+		_, isIssuer := a.Issuers[name]
+		if !isLogin || isIssuer {
+			issuers = append(issuers, name)
+		}
+	}
+	return issuers, len(names) > 0 && len(issuers) == 0
 }

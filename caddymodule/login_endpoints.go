@@ -1,11 +1,13 @@
 package caddymodule
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -97,6 +99,10 @@ func (s *signIn) begin(h *Handler, w http.ResponseWriter, r *http.Request, cooki
 		}
 		return s.failed(h, w, r, &login.Error{Cause: login.CauseRefused, Detail: "sign-in over plain HTTP"}, http.StatusInternalServerError)
 	}
+	if to := whole(r, s.Redirect); !strings.HasPrefix(to, origin(r)+"/") { // the browser would not send its cookie there
+		s.log().Error("nobody can sign in on this host: redirect is a URL on another; make it a path", zap.String("host", h.loggable(r.Host)), zap.String("redirect", to))
+		return s.failed(h, w, r, &login.Error{Cause: login.CauseRefused, Detail: "redirect is on another host than the one that was asked"}, http.StatusInternalServerError)
+	}
 	b, err := s.client.Begin(r.Context(), whole(r, s.Redirect), returnTo, cookies)
 	if err != nil {
 		var e *login.Error
@@ -156,7 +162,16 @@ func (s *signIn) finish(h *Handler, w http.ResponseWriter, r *http.Request, cook
 	if i := strings.IndexByte(originalTarget(r), '?'); i >= 0 {
 		query = originalTarget(r)[i+1:]
 	}
+	address := h.addresses.any(r)
+	if left := s.rt.codes.Left(address, time.Now()); left > 0 { // the provider is not to be asked for who only tries
+		w.Header().Set("Retry-After", strconv.Itoa(int(left.Seconds())+1))
+		return s.failed(h, w, r, &login.Error{Cause: login.CauseState, Detail: "too many codes from this address were no good"}, http.StatusTooManyRequests)
+	}
 	in, used, err := s.client.Finish(r.Context(), query, cookies)
+	var bad *login.Error
+	if errors.As(err, &bad) && (bad.Cause == login.CauseCode || bad.Cause == login.CauseRefused) {
+		s.rt.codes.Add(address, time.Now())
+	}
 	if used != "" {
 		login.SetCookie(w, used, "", -1)
 	}
@@ -164,6 +179,9 @@ func (s *signIn) finish(h *Handler, w http.ResponseWriter, r *http.Request, cook
 		return s.failed(h, w, r, err, 0)
 	}
 	text, err := s.open(r, in, cookies)
+	if errors.Is(err, auth.ErrConflict) {
+		return s.failed(h, w, r, &login.Error{Cause: login.CauseState, Detail: "the provider logged them out meanwhile", Return: in.Return}, 0)
+	}
 	if err != nil {
 		return s.failed(h, w, r, &login.Error{Cause: login.CauseUnavailable, Detail: "the session could not be written", Return: in.Return}, 0)
 	}
@@ -187,17 +205,33 @@ func (s *signIn) open(r *http.Request, in *login.SignedIn, cookies []login.Cooki
 		return "", err
 	}
 	text = minter.Tagged(rand.Text() + rand.Text()) // 260 random bits
-	in.Session.Fingerprint = auth.SessionFingerprint(text)
-	if err := db.InsertSession(r.Context(), ring, in.Session, tokens, time.Duration(s.Idle), time.Duration(s.Lifetime)); err != nil {
-		s.log().Error("a session could not be written", zap.Error(hinted(err)))
+	in.Session.Fingerprint = auth.SessionFingerprint(s.name, text)
+	if err := db.InsertSession(r.Context(), ring, in.Session, in.Began, tokens, time.Duration(s.Idle), time.Duration(s.Lifetime)); err != nil {
+		s.dropTokens(in.Tokens)
+		if !errors.Is(err, auth.ErrConflict) {
+			s.log().Error("a session could not be written", zap.Error(hinted(err)))
+		}
 		return "", err
 	}
 	if old, n := login.Session(cookies, s.name); n == 1 && minter.CheckTagged(old) {
-		if _, err := rt.endSessions(r.Context(), in.Session.Subject, store.SessionFilter{Fingerprint: auth.SessionFingerprint(old)}, "signed in again"); err != nil {
+		if _, err := rt.endSessions(r.Context(), in.Session.Subject, store.SessionFilter{Fingerprint: auth.SessionFingerprint(s.name, old)}, "signed in again"); err != nil {
 			s.log().Warn("the session before could not be ended", zap.Error(hinted(err)))
 		}
 	}
 	return text, nil
+}
+
+// dropTokens tells the provider that nobody will use tokens. It does not wait.
+func (s *signIn) dropTokens(t login.Tokens) {
+	s.rt.enter()
+	go func() {
+		defer s.rt.leave()
+		ctx, cancel := context.WithTimeout(context.Background(), touchTimeout)
+		defer cancel()
+		if err := s.client.RevokeTokens(ctx, t); err != nil {
+			s.log().Warn("tokens of a sign-in that came to nothing could not be revoked", zap.Error(hinted(err)))
+		}
+	}()
 }
 
 // failed shows why nobody was signed in. Who runs the gateway finds more in the
@@ -207,7 +241,7 @@ func (s *signIn) failed(h *Handler, w http.ResponseWriter, r *http.Request, err 
 	errors.As(err, &e)
 	page, code := pageError, http.StatusBadGateway
 	switch e.Cause {
-	case login.CauseState:
+	case login.CauseState, login.CauseCode:
 		code = http.StatusBadRequest
 	case login.CauseDenied:
 		page, code = pageDenied, http.StatusForbidden
@@ -241,12 +275,15 @@ func (s *signIn) serveLogout(h *Handler, w http.ResponseWriter, r *http.Request,
 	if !s.same.Allows(r) {
 		return h.refuse(w, r, &auth.Refusal{Code: auth.CodeNotAllowed, Reason: "cross_site", Detail: "people are logged out only from pages of the same origin"}, nil)
 	}
+	if n > 1 {
+		return h.refuse(w, r, &auth.Refusal{Code: auth.CodeInvalidRequest, Detail: "more than one session's cookie"}, nil)
+	}
 	back := whole(r, s.AfterLogout)
 	if m := s.rt.verifier.Minter(); n != 1 || m != nil && !m.CheckTagged(text) {
 		s.dropSession(w)
 		return redirectTo(w, s.LogoutPath, http.StatusSeeOther)
 	}
-	hint, err := s.logOut(r, auth.SessionFingerprint(text))
+	hint, err := s.logOut(r, auth.SessionFingerprint(s.name, text))
 	if err != nil { // the cookie stays: nobody is told to be logged out who is not
 		return s.failed(h, w, r, &login.Error{Cause: login.CauseUnavailable, Detail: "the session could not be ended: " + err.Error()}, 0)
 	}
@@ -320,11 +357,38 @@ func (s *signIn) serveBackChannel(h *Handler, w http.ResponseWriter, r *http.Req
 	case err != nil:
 		return refuse(http.StatusServiceUnavailable, "temporarily_unavailable", err)
 	}
-	n, err := s.rt.endSessions(r.Context(), "login:"+s.name, store.SessionFilter{Login: s.name, SID: out.SID, Sub: out.Sub, Before: out.Before.UnixMilli()}, "logged out at the provider")
+	n, err := s.loggedOut(r.Context(), out)
 	if err != nil {
 		return refuse(http.StatusServiceUnavailable, "temporarily_unavailable", err)
 	}
 	s.log().Info("the provider says that somebody logged out", zap.Int("sessions", n))
 	w.WriteHeader(http.StatusOK)
 	return nil
+}
+
+// loggedOut ends what a provider says has ended: the session of a sid, and those
+// of the sub of which it never told a sid; or all of a sub.
+func (s *signIn) loggedOut(ctx context.Context, out login.LoggedOut) (ended int, err error) {
+	db, err := s.rt.openDB()
+	if err != nil {
+		return 0, err
+	}
+	if err := db.NoteLogout(ctx, s.name, out.Sub, out.SID); err != nil {
+		return 0, err
+	}
+	filters := []store.SessionFilter{{SID: out.SID}}
+	if out.SID == "" {
+		filters[0] = store.SessionFilter{Sub: out.Sub}
+	} else if out.Sub != "" {
+		filters = append(filters, store.SessionFilter{Sub: out.Sub, NoSID: true})
+	}
+	for _, f := range filters {
+		f.Login, f.Before = s.name, out.Before.UnixMilli()
+		n, err := s.rt.endSessions(ctx, "login:"+s.name, f, "logged out at the provider")
+		if err != nil {
+			return ended, err
+		}
+		ended += n
+	}
+	return ended, nil
 }

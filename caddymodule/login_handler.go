@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/login"
@@ -69,22 +71,63 @@ func (l *LoginHandler) Provision(ctx caddy.Context) error {
 	l.Handler.login = s
 	// A code may have any form, also that of a token.
 	l.Handler.answerParams = []redact.Allowance{{Names: []string{"code"}, Paths: verifier.Paths{pathOf(s.Redirect)}}}
-	return l.Handler.Provision(ctx)
+	if err := l.Handler.Provision(ctx); err != nil {
+		return err
+	}
+	if srv, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+		known.share(srv, s, l.Handler.log)
+	}
+	return nil
+}
+
+// share warns of two logins on one server that have a path in common: on one host
+// the second would never be asked.
+func (s *signIns) share(srv *caddyhttp.Server, one *signIn, log *zap.Logger) {
+	if s.onServer == nil {
+		s.onServer = map[*caddyhttp.Server][]*signIn{}
+	}
+	for _, other := range s.onServer[srv] {
+		if other == one {
+			return
+		}
+		for _, path := range one.paths() {
+			if slices.Contains(other.paths(), path) {
+				log.Warn("two logins have a path in common: if they are on one host, the second never works; give each its own redirect, sign_in_path, logout_path and backchannel_path",
+					zap.String("login", one.name), zap.String("other", other.name), zap.String("path", path))
+				break
+			}
+		}
+	}
+	s.onServer[srv] = append(s.onServer[srv], one)
+}
+
+// paths are those that the login answers itself.
+func (s *signIn) paths() []string {
+	return []string{pathOf(s.Redirect), s.SignInPath, s.LogoutPath, s.BackChannelPath}
 }
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (l *LoginHandler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	if parts, ok := redact.SplitTarget(originalTarget(r)); ok && callerOf(r) == nil {
-		if answer := l.endpoint(parts.Path); answer != nil {
+		if answer := l.endpoint(parts.Path); answer != nil && l.Handler.explain == nil {
 			return l.serveEndpoint(w, r, answer)
+		} else if answer != nil {
+			w.Header().Set(reachedHeader, "auth_login")
+			return nil
 		}
 	}
-	if l.OnlyPaths {
+	guarded := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		return next.ServeHTTP(&guardedWriter{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, request: r}, r)
+	})
+	if !l.OnlyPaths {
+		return l.Handler.ServeHTTP(w, r, guarded)
+	}
+	if callerOf(r) != nil { // another one has let it through
 		return next.ServeHTTP(w, r)
 	}
-	return l.Handler.ServeHTTP(w, r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-		return next.ServeHTTP(&guardedWriter{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, request: r}, r)
-	}))
+	login.TakeCookies(r.Header)
+	l.Handler.policy.Clean(r, l.Handler.sources.Aliases())
+	return guarded.ServeHTTP(w, r)
 }
 
 // session returns the session's cookie of a request whose cookies were taken.
@@ -114,9 +157,7 @@ func (h *Handler) lead(w http.ResponseWriter, r *http.Request, j *judgement) (do
 	}
 	switch {
 	case code == auth.CodeMissingCredential || over:
-		if over {
-			h.login.dropSession(w)
-		}
+		// The cookie stays: another tab may have got a new one meanwhile.
 		if login.Navigates(r) {
 			h.logLed(r, j)
 			return true, h.login.begin(h, w, r, j.cookies, originalTarget(r))
@@ -124,6 +165,9 @@ func (h *Handler) lead(w http.ResponseWriter, r *http.Request, j *judgement) (do
 		if login.ShowsPages(r) { // a form, which can't be sent again from elsewhere
 			h.logLed(r, j)
 			return true, h.login.show(w, r, pageExpired, http.StatusUnauthorized, "/")
+		}
+		if !over {
+			j.refusal.Detail += "; people sign in with a browser, at " + h.login.SignInPath
 		}
 	case code == auth.CodeUnavailable && j.session && login.ShowsPages(r):
 		instance := newInstance()
@@ -181,6 +225,14 @@ func (g *guardedWriter) Write(p []byte) (int, error) {
 	return g.ResponseWriterWrapper.Write(p)
 }
 
+// ReadFrom implements io.ReaderFrom.
+func (g *guardedWriter) ReadFrom(r io.Reader) (int64, error) {
+	if !g.wrote {
+		g.WriteHeader(http.StatusOK)
+	}
+	return g.ResponseWriterWrapper.ReadFrom(r)
+}
+
 // Flush implements http.Flusher.
 func (g *guardedWriter) Flush() {
 	if !g.wrote {
@@ -203,6 +255,7 @@ func parseLoginHandler(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, err
 	if !h.Next() {
 		return nil, h.ArgErr()
 	}
+	file, line := h.File(), h.Line()
 	matcher, err := h.ExtractMatcherSet()
 	if err != nil {
 		return nil, err
@@ -219,6 +272,8 @@ func parseLoginHandler(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, err
 	if len(matcher) == 0 {
 		return h.NewRoute(nil, handler), nil
 	}
+	caddy.Log().Named("config.adapter.caddyfile").Warn("auth_login has a matcher: requests outside it are not protected; use auth_login without a matcher and name what is open with public",
+		zap.String("file", file), zap.Int("line", line))
 	// Whoever comes back from the provider is to be let in too.
 	routes := h.NewRoute(nil, &LoginHandler{Login: handler.Login, OnlyPaths: true})
 	return append(routes, h.NewRoute(matcher, handler)...), nil

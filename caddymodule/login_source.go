@@ -26,7 +26,9 @@ const (
 	// ended, endAtOnce how many it revokes then.
 	endEvery  = 10 * time.Second
 	endAtOnce = 50
-	loginConn = 16
+	// finishTokens is how long a gateway that stops waits for tokens that it is
+	// just refreshing, or could not write yet.
+	finishTokens = 15 * time.Second
 )
 
 // loginSource is a login in use. It survives reloads that don't change it.
@@ -118,8 +120,16 @@ func (s *loginSource) Destruct() error {
 		s.stop()
 		s.done.Wait()
 	}
-	s.http.Close()
-	s.endpoint.Close()
+	finish := func() {
+		s.delegate.Wait(finishTokens)
+		s.http.Close()
+		s.endpoint.Close()
+	}
+	if caddy.Exiting() { // what a refresh under way brings must be kept
+		finish()
+	} else {
+		go finish()
+	}
 	return nil
 }
 
@@ -131,12 +141,9 @@ func (s *loginSource) log() *zap.Logger {
 
 func (s *loginSource) delegateEvents() login.DelegateEvents {
 	return login.DelegateEvents{
-		Holds: func(texts []auth.Secret, until time.Time) {
-			for _, t := range texts {
-				if t.Reveal() != "" {
-					s.hidden.hideToken(grant.Grant{Token: t, Expires: until})
-				}
-			}
+		Working: func() func() { s.rt.enter(); return s.rt.leave },
+		Holds: func(token auth.Secret, until time.Time) {
+			s.hidden.hideToken(grant.Grant{Token: token, Expires: until})
 		},
 		Refreshed: func(id string) {
 			metrics.sessionRefreshes.WithLabelValues(s.name, "refreshed").Inc()
@@ -184,21 +191,42 @@ func (s *loginSource) endTokensOnce(ctx context.Context) error {
 	if err != nil {
 		return nil // nobody can look
 	}
-	found, err := db.SessionsToRevoke(ctx, s.name, time.Now().UnixMilli(), endAtOnce)
-	for _, one := range found {
-		told, failed := login.RevokeEnded(ctx, s.client, s.keeper, one.ID)
-		if s.delegate.Forget(one.ID); told {
-			metrics.sessionRevocations.WithLabelValues(s.name, "revoked").Inc()
+	for after, more := "", true; more; {
+		found, err := db.SessionsToRevoke(ctx, s.name, after, time.Now().UnixMilli(), endAtOnce)
+		if err != nil {
+			return err
 		}
-		if failed != nil {
-			metrics.sessionRevocations.WithLabelValues(s.name, "failed").Inc()
-			err = failed
-			var f *grant.Failure
-			if errors.As(failed, &f) && f.Cause == grant.CauseUnavailable {
-				break // the others would wait as long
+		more = len(found) == endAtOnce
+		for _, one := range found {
+			after = one.ID
+			if err := s.endTokensOf(ctx, one.ID); login.Passes(err) {
+				return err // the others would wait as long
 			}
 		}
 	}
+	return nil
+}
+
+// endTokensOf revokes the tokens of one session.
+func (s *loginSource) endTokensOf(ctx context.Context, id string) error {
+	told, err := login.RevokeEnded(ctx, s.client, s.keeper, id)
+	s.delegate.Forget(id)
+	result := "revoked"
+	switch {
+	case errors.Is(err, login.ErrCantRevoke):
+		result = "unsupported"
+	case errors.Is(err, secret.ErrWrongKey): // another gateway's master key may open them
+		s.log().Warn("the tokens of a session that has ended can't be opened", zap.String("session", id), zap.Error(err))
+		return nil
+	case err != nil:
+		result = "failed"
+		if !login.Passes(err) {
+			s.log().Warn("the provider does not revoke the tokens of a session that has ended; they are forgotten here", zap.String("session", id), zap.Error(hinted(err)))
+		}
+	case !told:
+		return nil
+	}
+	metrics.sessionRevocations.WithLabelValues(s.name, result).Inc()
 	return err
 }
 

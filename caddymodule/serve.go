@@ -24,7 +24,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	var j judgement
 	h.judge(r, &j)
 	if j.refusal != nil {
-		if h.login != nil {
+		if h.login != nil && h.explain == nil {
 			if done, err := h.lead(w, r, &j); done {
 				return err
 			}
@@ -143,7 +143,7 @@ func (h *Handler) verify(r *http.Request, presented *verifier.Presented, session
 		return
 	}
 	if session != "" {
-		j.session, j.fp = true, auth.SessionFingerprint(session)
+		j.session, j.fp = true, auth.SessionFingerprint(h.login.name, session)
 		j.verdict = rt.verifier.VerifySession(r.Context(), j.fp, session, j.began)
 		return
 	}
@@ -203,7 +203,13 @@ func (h *Handler) again(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 			c.public = c.public && target.Public
 			return next.ServeHTTP(w, r)
 		}
-		return h.refuse(w, r, h.sources.MissingRefusal(), nil)
+		j := judgement{refusal: h.sources.MissingRefusal()}
+		if h.login != nil && h.explain == nil {
+			if done, err := h.lead(w, r, &j); done {
+				return err
+			}
+		}
+		return h.refuse(w, r, j.refusal, nil)
 	}
 	if !target.Public {
 		if refusal := h.judgeAgain(r, c); refusal != nil {
@@ -225,6 +231,9 @@ func (h *Handler) judgeAgain(r *http.Request, c *caller) *auth.Refusal {
 	}
 	if c.identity.Expired(time.Now()) {
 		return verifier.DenialRefusal(auth.ReasonExpired)
+	}
+	if h.login != nil && c.identity.Method == auth.MethodSession && c.identity.Issuer != h.login.name {
+		return &auth.Refusal{Code: auth.CodeNotAllowed, Detail: "you are signed in elsewhere: this page is for those who sign in by " + h.login.name, Reason: "login"}
 	}
 	address := h.addresses.of(r, &c.identity)
 	h.explain.identity(h, &c.identity, address)

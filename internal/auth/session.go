@@ -21,10 +21,13 @@ type Session struct {
 	HasTokens     bool // of the provider
 }
 
-// SessionFingerprint is what a session is known by that a cookie holds. It is
-// another than that of the same text as a key or a token: a cookie must not be
-// good in a header, where nobody asks which page sent it.
-func SessionFingerprint(cookie string) Fingerprint { return FingerprintOf("session\x00" + cookie) }
+// SessionFingerprint is what a session is known by that the cookie of a login
+// holds. It is another than that of the same text as a key or a token, or in the
+// cookie of another login: a cookie must not be good in a header, where nobody
+// asks which page sent it, nor where other people are let in.
+func SessionFingerprint(login, cookie string) Fingerprint {
+	return FingerprintOf("session\x00" + login + "\x00" + cookie)
+}
 
 // NotAfter is when the session ends if it is not used again.
 func (s *Session) NotAfter() int64 { return min(s.IdleUntil, s.ExpiresAt) }

@@ -205,7 +205,7 @@ func (e *Endpoint) authenticate(form url.Values, secret auth.Secret, now time.Ti
 // server could put anything there, what we sent it too.
 var errorCodes = map[string]bool{
 	"invalid_request": true, "invalid_client": true, "invalid_grant": true, "unauthorized_client": true, "unsupported_grant_type": true,
-	"invalid_scope": true, "invalid_target": true, "access_denied": true, "temporarily_unavailable": true, "server_error": true, "slow_down": true,
+	"invalid_scope": true, "invalid_target": true, "access_denied": true, "temporarily_unavailable": true, "server_error": true, "slow_down": true, "unsupported_token_type": true,
 }
 
 // refusal is what an answer says that is not 200.

@@ -10,10 +10,15 @@ import (
 // answer. Browsers say which it is (Fetch Metadata); those that don't, and those
 // on plain HTTP, ask for HTML by name.
 func Navigates(r *http.Request) bool {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead || prefetches(r) {
 		return false
 	}
 	return ShowsPages(r)
+}
+
+// prefetches reports whether a browser asks before anybody wants the page.
+func prefetches(r *http.Request) bool {
+	return strings.Contains(r.Header.Get("Sec-Purpose"), "prefetch") || strings.EqualFold(r.Header.Get("Purpose"), "prefetch")
 }
 
 // ShowsPages is Navigates for any method: a form that was sent.

@@ -26,7 +26,7 @@ func stateCookie(login, state string) string {
 	return stateCookies(login) + hex.EncodeToString(sum[:8])
 }
 
-func stateCookies(login string) string { return statePrefix + login + "-" }
+func stateCookies(login string) string { return statePrefix + login + "~" } // which names don't have
 
 // Cookie is one of ours that a request had.
 type Cookie struct{ Name, Value string }

@@ -29,8 +29,11 @@ type Refresher interface {
 
 // DelegateEvents are told what happens. Fields may be nil; they must not block.
 type DelegateEvents struct {
-	// Holds is told of every token that is held from now on, until it expires.
-	Holds     func(texts []auth.Secret, until time.Time)
+	// Working is called when work begins that must not be cut off, and what it
+	// returns when that has ended.
+	Working func() (done func())
+	// Holds is told of every access token that is held from now on.
+	Holds     func(token auth.Secret, until time.Time)
 	Refreshed func(id string)
 	Failed    func(id string, err error)
 	Over      func(id string, err error)
@@ -45,6 +48,8 @@ type Delegate struct {
 	events DelegateEvents
 	now    func() time.Time
 	after  func(time.Duration) <-chan time.Time
+
+	work sync.WaitGroup // flights, and what is to be saved
 
 	mu   sync.Mutex // guards held, and what is in it
 	held map[string]*heldTokens
@@ -63,7 +68,11 @@ type heldTokens struct {
 	unsaved bool // they are newer than the store's
 }
 
-type refreshing struct{ done chan struct{} }
+// refreshing is work on a session's tokens; there is one at a time.
+type refreshing struct {
+	done   chan struct{}
+	saving bool // it only writes what is there
+}
 
 // NewDelegate returns one that holds nothing yet.
 func NewDelegate(client Refresher, keeper Keeper, events DelegateEvents) *Delegate {
@@ -87,50 +96,60 @@ func (d *Delegate) Renew(ctx context.Context, id string, refused auth.Secret) (a
 var ErrKept = errors.New("there is no other token")
 
 func (d *Delegate) get(ctx context.Context, id, refused string) (auth.Secret, error) {
-	d.mu.Lock()
-	h := d.entry(id)
-	now := d.now()
-	if h.read && refused != "" && h.tokens.Access == refused {
-		switch {
-		case h.flight != nil:
-		case h.tokens.Refresh == "" || now.Sub(h.forced) < forcedEvery:
-			d.mu.Unlock()
-			return auth.Secret{}, ErrKept
-		default:
-			h.forced = now
-			d.begin(id, h, refused)
+	for {
+		d.mu.Lock()
+		h := d.entry(id)
+		text, flight, err := d.step(id, h, refused)
+		d.mu.Unlock()
+		if flight == nil {
+			return auth.NewSecret(text), err
 		}
-	} else if h.read && h.tokens.usable(now) {
-		if h.tokens.due(now) && h.tokens.Refresh != "" && h.flight == nil && !now.Before(h.retryAt) {
+		select {
+		case <-flight.done:
+		case <-ctx.Done():
+			return auth.Secret{}, fmt.Errorf("waiting for a token: %w", context.Cause(ctx))
+		}
+		if flight.saving {
+			continue
+		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		switch {
+		case h.failed != nil && (!h.tokens.usable(d.now()) || h.tokens.Access == refused):
+			return auth.Secret{}, h.failed
+		case h.tokens.Access == refused:
+			return auth.Secret{}, ErrKept
+		}
+		return auth.NewSecret(h.tokens.Access), nil
+	}
+}
+
+// step says what to do about a request: give it a token or an error, or let it
+// wait for a flight. d.mu is held.
+func (d *Delegate) step(id string, h *heldTokens, refused string) (text string, wait *refreshing, err error) {
+	now := d.now()
+	mayBegin := h.flight == nil && !now.Before(h.retryAt)
+	switch {
+	case h.read && refused != "" && h.tokens.Access == refused:
+		if h.flight != nil {
+			return "", h.flight, nil
+		}
+		if h.tokens.Refresh == "" || now.Sub(h.forced) < forcedEvery {
+			return "", nil, ErrKept
+		}
+		h.forced = now
+	case h.read && h.tokens.usable(now):
+		if mayBegin && h.tokens.Refresh != "" && h.tokens.due(now) {
 			d.begin(id, h, "") // in the background
 		}
-		text := h.tokens.Access
-		d.mu.Unlock()
-		return auth.NewSecret(text), nil
+		return h.tokens.Access, nil, nil
+	case h.flight == nil && !mayBegin && h.failed != nil:
+		return "", nil, h.failed
 	}
 	if h.flight == nil {
-		if now.Before(h.retryAt) {
-			defer d.mu.Unlock()
-			return auth.Secret{}, h.failed
-		}
 		d.begin(id, h, refused)
 	}
-	flight := h.flight
-	d.mu.Unlock()
-	select {
-	case <-flight.done:
-	case <-ctx.Done():
-		return auth.Secret{}, fmt.Errorf("waiting for a token: %w", context.Cause(ctx))
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	switch {
-	case h.failed != nil && (!h.tokens.usable(d.now()) || h.tokens.Access == refused):
-		return auth.Secret{}, h.failed
-	case h.tokens.Access == refused:
-		return auth.Secret{}, ErrKept
-	}
-	return auth.NewSecret(h.tokens.Access), nil
+	return "", h.flight, nil
 }
 
 // entry returns what is held of a session. d.mu is held.
@@ -176,10 +195,12 @@ func (d *Delegate) Forget(id string) {
 
 // begin starts a flight, detached from who asks. d.mu is held.
 func (d *Delegate) begin(id string, h *heldTokens, refused string) {
-	f := &refreshing{make(chan struct{})}
+	f := &refreshing{done: make(chan struct{})}
 	h.flight = f
 	have, version, unsaved := h.tokens, h.version, h.unsaved
-	go func() {
+	done := d.working()
+	d.work.Go(func() {
+		defer done()
 		ctx, cancel := context.WithTimeout(context.Background(), refreshTimeout)
 		defer cancel()
 		var got Tokens
@@ -193,22 +214,47 @@ func (d *Delegate) begin(id string, h *heldTokens, refused string) {
 		}
 		d.land(id, h, got, at, saved, err)
 		close(f.done)
-	}()
+	})
 }
+
+func (d *Delegate) working() (done func()) {
+	if d.events.Working == nil {
+		return func() {}
+	}
+	return d.events.Working()
+}
+
+// Wait waits until no tokens are refreshed or still to be written, or for a
+// while: a refresh token that was used and is not replaced ends a session.
+func (d *Delegate) Wait(most time.Duration) {
+	ended := make(chan struct{})
+	go func() { d.work.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-d.after(most):
+	}
+}
+
+// errElsewhere: another gateway refreshes tokens that are still good.
+var errElsewhere = errors.New("another gateway refreshes them")
 
 // land ends a flight.
 func (d *Delegate) land(id string, h *heldTokens, got Tokens, version int64, saved bool, err error) {
 	d.mu.Lock()
 	h.flight = nil
-	if err == nil {
+	if err == nil || errors.Is(err, errElsewhere) {
 		h.tokens, h.version, h.read, h.failed, h.retryAt = got, version, true, nil, time.Time{}
+		if err != nil {
+			h.retryAt = d.now().Add(failedFor)
+		}
 		if !saved && !h.unsaved {
 			h.unsaved = true
-			go d.save(id, h)
+			done := d.working()
+			d.work.Go(func() { defer done(); d.save(id, h) })
 		}
 		d.mu.Unlock()
 		if d.events.Holds != nil {
-			d.events.Holds([]auth.Secret{auth.NewSecret(got.Access), auth.NewSecret(got.Refresh), auth.NewSecret(got.ID)}, time.UnixMilli(got.Expires))
+			d.events.Holds(auth.NewSecret(got.Access), time.UnixMilli(got.Expires))
 		}
 		return
 	}
@@ -218,7 +264,7 @@ func (d *Delegate) land(id string, h *heldTokens, got Tokens, version int64, sav
 		h.tokens, h.version, h.read = got, version, true
 	}
 	if over {
-		h.tokens = Tokens{}
+		h.tokens, h.unsaved = Tokens{}, false
 		delete(d.held, id)
 	}
 	d.mu.Unlock()
@@ -238,6 +284,9 @@ func (d *Delegate) obtain(ctx context.Context, id, refused string) (t Tokens, ve
 		kept, err := d.keeper.Tokens(ctx, id)
 		if errors.Is(err, auth.ErrNotFound) || err == nil && kept.Ended {
 			return t, 0, true, fmt.Errorf("%w: it has ended", ErrOver)
+		}
+		if errors.Is(err, auth.ErrCorrupt) {
+			return t, 0, true, d.over(ctx, id, "its tokens can't be opened")
 		}
 		if err != nil {
 			return t, 0, true, grant.Unavailable("the session's tokens can't be read", err)
@@ -263,7 +312,7 @@ func (d *Delegate) obtain(ctx context.Context, id, refused string) (t Tokens, ve
 		case ours:
 			return d.refresh(ctx, id, t, kept.Version, by)
 		case usable:
-			return t, kept.Version, true, nil // somebody else does
+			return t, kept.Version, true, errElsewhere
 		}
 		select {
 		case <-ctx.Done():
@@ -316,32 +365,40 @@ func (d *Delegate) put(ctx context.Context, id string, version int64, t Tokens) 
 }
 
 // save keeps on trying to write what the store does not know: without it the
-// session would have a refresh token that is used up.
+// session would have a refresh token that is used up. It is the session's flight
+// while it does, so nothing else changes the tokens meanwhile.
 func (d *Delegate) save(id string, h *heldTokens) {
-	ctx, cancel := context.WithTimeout(context.Background(), putFor)
-	defer cancel()
-	for {
+	for until := d.now().Add(putFor); ; {
+		<-d.after(putRetry)
 		d.mu.Lock()
-		t, version := h.tokens, h.version
-		d.mu.Unlock()
-		err := d.put(ctx, id, version, t)
-		if err == nil || errors.Is(err, errLost) || ctx.Err() != nil {
-			d.mu.Lock()
-			defer d.mu.Unlock()
-			if h.tokens == t || err != nil {
-				h.unsaved, h.read = false, err == nil
-				if h.version = version + 1; err != nil {
-					delete(d.held, id)
-				}
-				return
-			}
-			h.version = version + 1
-			go d.save(id, h) // they were refreshed again meanwhile
+		if !h.unsaved {
+			d.mu.Unlock()
 			return
 		}
-		select {
-		case <-ctx.Done():
-		case <-d.after(putRetry):
+		if h.flight != nil {
+			d.mu.Unlock()
+			continue
+		}
+		f := &refreshing{done: make(chan struct{}), saving: true}
+		h.flight = f
+		t, version := h.tokens, h.version
+		d.mu.Unlock()
+		ctx, cancel := context.WithTimeout(context.Background(), putTimeout)
+		err := d.put(ctx, id, version, t)
+		cancel()
+		d.mu.Lock()
+		h.flight = nil
+		if err == nil || errors.Is(err, errLost) || d.now().After(until) {
+			if h.unsaved, h.version = false, version+1; err != nil { // what the store has counts
+				h.read = false
+				delete(d.held, id)
+			}
+		}
+		ended := !h.unsaved
+		d.mu.Unlock()
+		close(f.done)
+		if ended {
+			return
 		}
 	}
 }

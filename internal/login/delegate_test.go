@@ -26,6 +26,7 @@ type keeper struct {
 	ended   string
 	away    bool
 	reads   int
+	bad     error
 }
 
 var errAway = fmt.Errorf("the store is away: %w", auth.ErrUnavailable)
@@ -42,6 +43,9 @@ func (k *keeper) do(f func()) error {
 
 func (k *keeper) Tokens(context.Context, string) (out Kept, err error) {
 	err = k.do(func() { k.reads++; out = Kept{bytes.Clone(k.plain), k.version, k.ended != ""} })
+	if err == nil && k.bad != nil {
+		return Kept{Version: out.Version}, k.bad
+	}
 	return out, err
 }
 
@@ -115,8 +119,9 @@ func (p *idp) Refresh(ctx context.Context, old Tokens) (Tokens, error) {
 	p.inFlight++
 	p.asked++
 	p.most = max(p.most, p.inFlight)
+	takes := p.takes
 	p.mu.Unlock()
-	time.Sleep(p.takes)
+	time.Sleep(takes)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.inFlight--
@@ -226,8 +231,13 @@ func TestDelegate_Away(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if k.isEnded() != "" || p.asked > 2 {
-			t.Fatalf("the session was ended: %q; the provider was asked %d times", k.isEnded(), p.asked)
+		p.set(func() {
+			if p.asked > 2 {
+				t.Errorf("the provider was asked %d times", p.asked)
+			}
+		})
+		if ended := k.isEnded(); ended != "" {
+			t.Fatalf("the session was ended: %q", ended)
 		}
 		p.set(func() { p.away, p.takes = false, time.Second })
 		time.Sleep(2 * time.Second)
@@ -407,11 +417,99 @@ func TestDelegate_Property(t *testing.T) {
 				}
 			}
 			time.Sleep(refreshTimeout)
-			if p.reused > 0 || p.most > 1 || k.isEnded() != "" {
-				rt.Errorf("%d reused, %d at a time, ended: %q", p.reused, p.most, k.isEnded())
+			p.set(func() {
+				if p.reused > 0 || p.most > 1 {
+					rt.Errorf("%d reused, %d at a time", p.reused, p.most)
+				}
+			})
+			if ended := k.isEnded(); ended != "" {
+				rt.Errorf("ended: %q", ended)
 			}
 			// What waits for the store ends by itself.
 			time.Sleep(putFor)
 		})
 	})
+}
+
+// TestDelegate_Unsaved: tokens that the store could not be given are never
+// overtaken by older ones, also when the upstream refuses them while the store
+// comes back, and however long it is away.
+func TestDelegate_Unsaved(t *testing.T) {
+	for _, away := range []time.Duration{time.Minute, 3 * time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			k, _, all := fleet(2, 5*time.Hour, time.Second)
+			d := all[0]
+			old, err := d.Token(t.Context(), "s")
+			if err != nil {
+				t.Fatal(err)
+			}
+			go func() { time.Sleep(500 * time.Millisecond); k.setAway(true) }()
+			second, err := d.Renew(t.Context(), "s", old)
+			if err != nil || second.Reveal() != "at2" {
+				t.Fatal(second.Reveal(), err)
+			}
+			time.Sleep(away)
+			go func() { time.Sleep(300 * time.Millisecond); k.setAway(false) }() // while it is refreshed again
+			third, err := d.Renew(t.Context(), "s", second)
+			if err != nil || third.Reveal() != "at3" {
+				t.Fatal(third.Reveal(), err)
+			}
+			time.Sleep(5 * time.Second)
+			for _, d := range all {
+				if got, err := d.Token(t.Context(), "s"); err != nil || got.Reveal() != "at3" {
+					t.Errorf("%v %v", got.Reveal(), err)
+				}
+			}
+			time.Sleep(5 * time.Hour)
+			if got, err := all[1].Token(t.Context(), "s"); err != nil || got.Reveal() != "at4" || k.isEnded() != "" {
+				t.Errorf("%v %v, ended %q", got.Reveal(), err, k.isEnded())
+			}
+		})
+	}
+}
+
+// TestDelegate_Elsewhere: while another gateway refreshes, and the token is good,
+// nobody asks the store for each request; and one that stops waits for its own.
+func TestDelegate_Elsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, p, all := fleet(2, 10*time.Minute, 5*time.Second)
+		for _, d := range all {
+			_, _ = d.Token(t.Context(), "s")
+		}
+		time.Sleep(9*time.Minute + time.Second)
+		_, _ = all[0].Token(t.Context(), "s") // it refreshes
+		time.Sleep(time.Millisecond)
+		k.mu.Lock()
+		k.reads = 0
+		k.mu.Unlock()
+		for range 400 {
+			if got, err := all[1].Token(t.Context(), "s"); err != nil || got.Reveal() != "at1" {
+				t.Fatal(got.Reveal(), err)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		k.mu.Lock()
+		if k.reads > 5 {
+			t.Errorf("%d reads", k.reads)
+		}
+		k.mu.Unlock()
+		all[0].Wait(time.Minute)
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if k.version != 1 || p.n != 2 {
+			t.Errorf("version %d, %d tokens", k.version, p.n)
+		}
+	})
+}
+
+// TestDelegate_CantBeOpened: tokens that nobody can open end their session.
+func TestDelegate_CantBeOpened(t *testing.T) {
+	k, p, all := fleet(1, time.Hour, 0)
+	k.bad = fmt.Errorf("opening: %w", auth.ErrCorrupt)
+	if _, err := all[0].Token(t.Context(), "s"); !errors.Is(err, ErrOver) || k.isEnded() == "" {
+		t.Error(err)
+	}
+	if _, err := RevokeEnded(t.Context(), p, k, "s"); err != nil || len(k.plain) != 0 {
+		t.Error(err)
+	}
 }

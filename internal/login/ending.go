@@ -18,6 +18,10 @@ func RevokeEnded(ctx context.Context, client Refresher, keeper Keeper, id string
 	if errors.Is(err, auth.ErrNotFound) || err == nil && kept.Plain == nil {
 		return false, nil
 	}
+	if errors.Is(err, auth.ErrCorrupt) { // nobody will ever open them
+		_, err = keeper.Put(ctx, id, kept.Version, nil)
+		return false, err
+	}
 	if err != nil {
 		return false, err
 	}
@@ -32,7 +36,7 @@ func RevokeEnded(ctx context.Context, client Refresher, keeper Keeper, id string
 		defer cancel()
 		err = client.RevokeTokens(ctx, t)
 	}
-	if passes(err) {
+	if Passes(err) {
 		_ = keeper.Release(context.WithoutCancel(ctx), id, by) // else it ends by itself
 		return false, err
 	}
@@ -40,11 +44,11 @@ func RevokeEnded(ctx context.Context, client Refresher, keeper Keeper, id string
 	return err == nil && ok && putErr == nil, errors.Join(err, putErr)
 }
 
-// passes reports whether an error may be gone later.
-func passes(err error) bool {
+// Passes reports whether an error may be gone later.
+func Passes(err error) bool {
 	var f *grant.Failure
 	if errors.As(err, &f) {
 		return f.Cause == grant.CauseUnavailable
 	}
-	return err != nil
+	return err != nil && !errors.Is(err, ErrCantRevoke)
 }

@@ -69,6 +69,8 @@ const (
 	CauseUnavailable Cause = "unavailable"
 	// CauseState: the answer belongs to no sign-in of this browser.
 	CauseState Cause = "state"
+	// CauseCode: the provider does not know the code.
+	CauseCode Cause = "code"
 	// CauseDenied: the person, or the provider, said no.
 	CauseDenied Cause = "denied"
 	// CauseRefused: what the provider says can't be believed, or it refuses us.
@@ -171,7 +173,7 @@ type SignedIn struct {
 	Session *auth.Session // without times and a fingerprint
 	Tokens  Tokens
 	Return  string
-	Used    string // the name of the cookie that is used up
+	Began   time.Time // when this sign-in did
 }
 
 // Finish reads what the provider sent the browser back with (RFC 6749, 4.1.2)
@@ -204,7 +206,7 @@ func (c *Client) Finish(ctx context.Context, rawQuery string, have []Cookie) (in
 		}
 		return nil, name, failed
 	}
-	in.Return, in.Used = s.Return, name
+	in.Return, in.Began = s.Return, time.UnixMilli(s.At)
 	return in, name, nil
 }
 
@@ -264,6 +266,8 @@ func (c *Client) redeem(ctx context.Context, m *Metadata, code string, s *state)
 	})
 	var f *grant.Failure
 	switch {
+	case errors.As(err, &f) && f.Code == "invalid_grant": // RFC 6749, 5.2: no code of this provider's, or not any more
+		return nil, &Error{Cause: CauseCode, Detail: "redeeming the code", err: f}
 	case errors.As(err, &f) && f.Cause != grant.CauseUnavailable:
 		return nil, refusedError("redeeming the code", f)
 	case err != nil:

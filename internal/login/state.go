@@ -1,6 +1,7 @@
 package login
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
@@ -19,6 +20,7 @@ const (
 	maxTabs = 5
 	// maxCookie is the longest cookie that browsers keep, in bytes.
 	maxCookie = 4096
+	maxSealed = 3800 // without its name and attributes
 )
 
 // Sealer seals what somebody else keeps; see secret.Envelope.
@@ -56,11 +58,18 @@ func (s *state) challenge() string {
 func sealedAs(login string) string { return "login state " + login }
 
 func (s *state) seal(sealer Sealer) (string, error) {
-	text, err := json.Marshal(s)
-	if err != nil {
+	var text bytes.Buffer
+	enc := json.NewEncoder(&text)
+	enc.SetEscapeHTML(false) // an & is one byte
+	if err := enc.Encode(s); err != nil {
 		return "", fmt.Errorf("writing a state: %w", err)
 	}
-	return base64.RawURLEncoding.EncodeToString(sealer.Seal(sealedAs(s.Login), text)), nil
+	sealed := base64.RawURLEncoding.EncodeToString(sealer.Seal(sealedAs(s.Login), text.Bytes()))
+	if len(sealed) > maxSealed && s.Return != "/" {
+		s.Return = "/"
+		return s.seal(sealer)
+	}
+	return sealed, nil
 }
 
 // openState reads what seal made, if it is not too old.

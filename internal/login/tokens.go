@@ -27,9 +27,10 @@ const (
 	// refreshTimeout bounds one refresh, whoever waits for it.
 	refreshTimeout = leaseTTL + 10*time.Second
 	// putRetry is how often new tokens are tried to be kept while the store is
-	// away, and putFor how long.
-	putRetry = 500 * time.Millisecond
-	putFor   = 10 * time.Minute
+	// away, putFor how long, and putTimeout how long one try may take.
+	putRetry   = 500 * time.Millisecond
+	putFor     = 24 * time.Hour
+	putTimeout = 5 * time.Second
 	// askFor bounds one question to the provider: well within the lease.
 	askFor = 10 * time.Second
 	// failedFor is how long a provider that could not be asked about a session is
@@ -135,23 +136,37 @@ func (c *Client) sameSubject(id auth.Secret, sub string) error {
 	return nil
 }
 
-// RevokeTokens tells the provider that tokens have ended (RFC 7009). A provider
-// without such an endpoint can't be told.
+// ErrCantRevoke says that a provider has no way to be told that tokens have
+// ended (RFC 7009).
+var ErrCantRevoke = errors.New("the provider has no revocation endpoint")
+
+// RevokeTokens tells the provider that tokens have ended (RFC 7009): the refresh
+// token, which counts, then the access token, which many providers can't revoke.
+// An error that may pass comes before all others.
 func (c *Client) RevokeTokens(ctx context.Context, t Tokens) error {
 	m, err := c.provider.Metadata(ctx)
 	if err != nil {
-		return err
+		return grant.Unavailable("the provider", err)
 	}
 	if m.Revocation == "" {
-		return nil
+		return ErrCantRevoke
 	}
-	var errs []error
-	for hint, text := range map[string]string{"refresh_token": t.Refresh, "access_token": t.Access} {
-		if text != "" {
-			errs = append(errs, c.endpoint.Revoke(ctx, m.Revocation, auth.NewSecret(text), hint))
+	revoke := func(text, hint string) error {
+		if text == "" {
+			return nil
 		}
+		err := c.endpoint.Revoke(ctx, m.Revocation, auth.NewSecret(text), hint)
+		var f *grant.Failure
+		if errors.As(err, &f) && f.Code == "unsupported_token_type" { // 2.2.1
+			return nil
+		}
+		return err
 	}
-	return errors.Join(errs...)
+	refresh, access := revoke(t.Refresh, "refresh_token"), revoke(t.Access, "access_token")
+	if Passes(access) && !Passes(refresh) {
+		return access
+	}
+	return refresh
 }
 
 // newLessee names one attempt to refresh.

@@ -71,7 +71,9 @@ func (d *DB) LookupSession(ctx context.Context, fp auth.Fingerprint) (LoadedSess
 // InsertSession writes a new session with its tokens, sealed with ring; nil:
 // none. It ends idle and life from now on by the store's clock; its times are
 // set. It is no change in the sense of the journal: nobody can have asked for it.
-func (d *DB) InsertSession(ctx context.Context, ring *secret.Ring, s *auth.Session, tokens []byte, idle, life time.Duration) error {
+// A sign-in that began before who signs in was logged out (see NoteLogout) is
+// auth.ErrConflict.
+func (d *DB) InsertSession(ctx context.Context, ring *secret.Ring, s *auth.Session, began time.Time, tokens []byte, idle, life time.Duration) error {
 	const doing = "writing a session"
 	sealed := []byte{}
 	if tokens != nil {
@@ -82,12 +84,59 @@ func (d *DB) InsertSession(ctx context.Context, ring *secret.Ring, s *auth.Sessi
 		sealed = ring.Seal(name, tokens)
 	}
 	return d.wrap(doing, d.write(ctx, d.current(), func(tx *sql.Tx, now int64) error {
+		if out, err := loggedOut(ctx, tx, s, began); err != nil || out {
+			return errors.Join(err, errLoggedOut(out))
+		}
 		s.CreatedAt, s.SeenAt, s.IdleUntil, s.ExpiresAt = now, now, now+idle.Milliseconds(), now+life.Milliseconds()
 		_, err := tx.ExecContext(ctx, `INSERT INTO sessions (id, fingerprint, login, subject, sub, sid, environment, scopes, meta, created_at, seen_at, idle_until, expires_at, tokens)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
 			s.ID, s.Fingerprint[:], s.Login, s.Subject, s.Sub, s.SID, s.Environment, s.Scopes, s.Meta, s.CreatedAt, s.SeenAt, s.IdleUntil, s.ExpiresAt, sealed)
 		return err
 	}))
+}
+
+// logoutNoted is how long a logout is remembered: longer than a sign-in may take.
+const logoutNoted = 15 * time.Minute
+
+// Logouts are kept where other things are that count once: what they name, under
+// whose they are, until a while after they were.
+func logoutName(login, kind string) string { return "logout " + kind + ":" + login }
+
+func logoutHash(name string) []byte {
+	fp := auth.FingerprintOf(name)
+	return fp[:]
+}
+
+// NoteLogout remembers that a provider logged somebody out, by sub, sid or both,
+// so that a sign-in under way ends nowhere. Call it before EndSessions.
+func (d *DB) NoteLogout(ctx context.Context, login, sub, sid string) error {
+	return d.wrap("noting a logout", d.write(ctx, d.current(), func(tx *sql.Tx, now int64) error {
+		for kind, name := range map[string]string{"sub": sub, "sid": sid} {
+			if name == "" || kind == "sub" && sid != "" { // one session of theirs
+				continue
+			}
+			if _, err := tx.ExecContext(ctx, `INSERT INTO client_assertions (client, jti, expires_at) VALUES ($1, $2, $3) ON CONFLICT (client, jti) DO UPDATE SET expires_at = excluded.expires_at`,
+				logoutName(login, kind), logoutHash(name), now+logoutNoted.Milliseconds()); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+}
+
+// loggedOut reports whether who signs in was logged out since that began.
+func loggedOut(ctx context.Context, tx *sql.Tx, s *auth.Session, began time.Time) (bool, error) {
+	var n int
+	err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM client_assertions WHERE expires_at > $5 AND (client = $1 AND jti = $2 OR client = $3 AND jti = $4 AND $4 <> $6)`,
+		logoutName(s.Login, "sub"), logoutHash(s.Sub), logoutName(s.Login, "sid"), logoutHash(s.SID), Millis(began.Add(logoutNoted)), logoutHash("")).Scan(&n)
+	return n > 0, err
+}
+
+func errLoggedOut(out bool) error {
+	if !out {
+		return nil
+	}
+	return fmt.Errorf("who signs in was logged out meanwhile: %w", auth.ErrConflict)
 }
 
 // TouchSession lets a session that has not ended go on for idle from now.
@@ -107,6 +156,7 @@ type SessionFilter struct {
 	Subject     string
 	Sub         string
 	SID         string
+	NoSID       bool  // only those of which the provider gave no sid
 	Before      int64 // only those that began before it, in unix milliseconds; 0: all
 	Unrevoked   bool
 	After       string // only those whose id sorts above it
@@ -138,6 +188,9 @@ func (f *SessionFilter) where() (string, []any) {
 	}
 	if f.Before != 0 {
 		add("s.created_at < ?", f.Before)
+	}
+	if f.NoSID {
+		conds = append(conds, "s.sid = ''")
 	}
 	if f.Unrevoked {
 		conds = append(conds, "s.revoked_at = 0")

@@ -250,3 +250,29 @@ func TestRegistry_ComingAndGoing(t *testing.T) {
 		t.Errorf("%d left", r.Len())
 	}
 }
+
+// TestRegistry_Sessions: what seems to have expired is verified again where its
+// end moves with its use, and ends only then.
+func TestRegistry_Sessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := &judge{verdicts: map[auth.Fingerprint]auth.Verdict{}}
+		r := stream.NewRegistry(j)
+		r.Start()
+		defer r.Stop()
+		fp := auth.FingerprintOf("s")
+		q := &request{id: auth.Identity{Method: auth.MethodSession, NotAfter: time.Now().Add(time.Minute).UnixMilli()}}
+		r.Add(&q.Stream, q, fp, time.Time{}, r.Changes())
+		later := q.id
+		later.NotAfter = time.Now().Add(10 * time.Minute).UnixMilli()
+		j.say(fp, auth.Verdict{Outcome: auth.Allow, Identity: later})
+		time.Sleep(5 * time.Minute)
+		if q.ended != nil || j.asked != 1 {
+			t.Errorf("ended %q, asked %d times", q.ended, j.asked)
+		}
+		j.say(fp, auth.Denied(auth.ReasonExpired))
+		time.Sleep(6 * time.Minute)
+		if len(q.ended) != 1 || q.ended[0] != "expired" {
+			t.Errorf("ended %q", q.ended)
+		}
+	})
+}

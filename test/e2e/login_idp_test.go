@@ -47,6 +47,7 @@ type op struct {
 	answer   func(w http.ResponseWriter, r *http.Request) bool  // before the token endpoint
 	back     func(q url.Values)                                 // changes what the browser is sent back with
 	sign     func(header map[string]any, claims []byte) *string // another way to sign
+	slow     func()                                             // is called before a refresh is answered, without the lock
 	apiSaw   []http.Header
 	n        int
 }
@@ -115,6 +116,12 @@ func (p *op) authorize(w http.ResponseWriter, r *http.Request) {
 }
 
 func (p *op) token(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	slow := p.slow
+	p.mu.Unlock()
+	if slow != nil && r.PostFormValue("grant_type") == "refresh_token" {
+		slow()
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	grant := r.PostFormValue("grant_type")

@@ -86,6 +86,7 @@ func TestLogin_Journey(t *testing.T) {
 			secrets = append(secrets, token)
 		}
 	})
+	secrets = append(secrets, "code=code-")
 	logs := g.logs()
 	var files string
 	for _, name := range []string{"auth.db", "auth.db-wal"} {
@@ -161,7 +162,11 @@ func TestLogin_Refusals(t *testing.T) {
 		t.Errorf("the provider was asked %d times", n-tokens)
 	}
 	v, u := begun()
-	refused("the code of another browser", v, edit(u, func(q url.Values) { q.Set("code", theirs.Query().Get("code")) }), 502)
+	refused("the code of another browser", v, edit(u, func(q url.Values) { q.Set("code", theirs.Query().Get("code")) }), 400)
+	v, u = begun()
+	if a := v.ask("GET", u.RequestURI(), "", append([]string{"Early-Data", "1"}, navigation...)...); a.Status != 425 || v.session() != "" {
+		t.Errorf("early data: %d", a.Status)
+	}
 
 	v, u = begun()
 	refused("denied", v, edit(u, func(q url.Values) { q.Del("code"); q.Set("error", "access_denied") }), 403)
@@ -283,6 +288,10 @@ func TestLogin_Returns(t *testing.T) {
 	if _, places := v.open("/auth/login?return=" + url.QueryEscape("/x?y=%2F%2Fz")); places[len(places)-1] != "/x?y=%2F%2Fz" {
 		t.Errorf("%q", places)
 	}
+	ands := "/x?" + strings.Repeat("a=b&", 400)
+	if _, places := newVisitor(g).open(ands); places[len(places)-1] != ands {
+		t.Errorf("%.80q", places[len(places)-1])
+	}
 	long := "/" + strings.Repeat("a", 3000)
 	if _, places := newVisitor(g).open(long); places[len(places)-1] != "/" {
 		t.Errorf("a long one leads to %.50q", places[len(places)-1])
@@ -313,5 +322,132 @@ func TestLogin_Tabs(t *testing.T) {
 	}
 	if good != 5 || len(v.cookies) != 1 {
 		t.Errorf("%d tabs signed in, cookies %v", good, v.cookies)
+	}
+}
+
+// TestLogin_Two: who signs in by one login is nobody at another, in whichever
+// cookie; their subjects can't be told to be each other's; and the sign-ins of
+// one leave those of the other alone.
+func TestLogin_Two(t *testing.T) {
+	corp, staff := newOP(t), newOP(t)
+	conf := func(name string, p *op, more string) string {
+		return "login " + name + " {\nissuer " + p.URL + "\nclient_id gw\nclient_secret " + p.secret + "\nredirect /" + name + "/cb\nsign_in_path /" + name + "/in\nlogout_path /" + name + "/out\nbackchannel_path /" + name + "/back\n" + more + "\n}\n"
+	}
+	g := start(t, options{auth: conf("corp", corp, "subject_format raw") + conf("corp-staff", staff, ""), raw: `http://{addr} {
+		handle /corp/* {
+			auth_login corp
+			reverse_proxy {upstream}
+		}
+		handle /corp-staff/* {
+			auth_login corp-staff
+			reverse_proxy ` + staff.api.Listener.Addr().String() + ` {
+				transport auth_outbound user
+			}
+		}
+		handle /both/* {
+			auth_login corp
+			auth_login corp-staff
+			reverse_proxy {upstream}
+		}
+		handle {
+			auth {
+				issuers corp
+			}
+			reverse_proxy {upstream}
+		}
+	}`})
+	v := newVisitor(g)
+	v.signIn("/corp/x")
+	g.upstream.take()
+	const mine, theirs = "__Host-caddy-auth-session-corp", "__Host-caddy-auth-session-corp-staff"
+	v.cookies[theirs] = v.cookies[mine]
+	for _, target := range []string{"/corp-staff/x", "/x"} {
+		if a := v.ask("GET", target, "", script...); a.Status != 401 {
+			t.Errorf("%s: %d %s", target, a.Status, a.Body)
+		}
+	}
+	if a := v.ask("GET", "/both/x", "", script...); a.Status != 403 || a.Code != string(auth.CodeNotAllowed) {
+		t.Errorf("both: %d %s", a.Status, a.Body)
+	}
+	if a := v.ask("POST", "/corp-staff/out", "x=1"); a.Status != 303 || v.ask("GET", "/corp/x", "", script...).Status != 200 {
+		t.Errorf("another login's logout: %d", a.Status)
+	}
+	if len(staff.apiSaw) > 0 || len(g.upstream.take()) != 1 {
+		t.Errorf("somebody was let in: %v", staff.apiSaw)
+	}
+	// A raw subject that looks like another login's is none.
+	corp.set(func() { corp.sub = "corp-staff:root" })
+	w := newVisitor(g)
+	if a, _ := w.open("/corp/y"); a.Status != 502 || len(w.cookies) != 0 {
+		t.Errorf("%d %v", a.Status, w.cookies)
+	}
+	// Their sign-ins don't meet.
+	u := newVisitor(g)
+	back := u.ask("GET", u.ask("GET", "/corp-staff/z", "", navigation...).Header.Get("Location"), "").Header.Get("Location")
+	for range 7 {
+		u.ask("GET", "/corp/z", "", navigation...)
+	}
+	if a := u.ask("GET", back, "", navigation...); a.Status != 303 {
+		t.Errorf("%d", a.Status)
+	}
+	for conf, want := range map[string]string{
+		"login client {\nissuer https://idp.example.com\nclient_id x\nauth none\n}":                                                                "reserved",
+		"login corp {\nissuer https://idp.example.com\nclient_id x\nauth none\n}\nissuer corp {\nurl https://other.example.com\naudience x\n}":     "issuer with another url",
+		"login corp {\nissuer https://idp.example.com\nclient_id x\nauth none\n}\nintrospection corp {\nurl https://x.example.com\nclient_id x\n}": "introspection has that name",
+		"login corp {\nissuer https://idp.example.com\nclient_id x\nclient_secret s\nredirect /cb\nlogout_path /cb\n}":                             "are the same path",
+		"login corp {\nissuer https://idp.example.com\nclient_id x\nclient_secret s\ntemplates /no/such\n}":                                        "templates",
+		"login corp {\nissuer https://idp.example.com\nclient_id x\nclient_secret s\ntrusted_origins nonsense\n}":                                  "trusted_origins",
+		"login corp {\nissuer https://idp.example.com\nclient_id x\nclient_secret file /no/such\n}":                                                "client_secret",
+		"login other {\nissuer https://idp.example.com\nclient_id x\nclient_secret s\n}":                                                           `no login "corp"`,
+	} {
+		if err := startError(t, options{auth: conf, site: "auth_login corp"}); !strings.Contains(err, want) {
+			t.Errorf("%s: %s, want %q", conf, err, want)
+		}
+	}
+}
+
+// TestLogin_Matcher: outside of a matcher nothing is protected, but nothing of
+// ours leaks there either, and the login's paths work.
+func TestLogin_Matcher(t *testing.T) {
+	p := newOP(t)
+	g := start(t, options{auth: loginConf(p, ""), site: "auth_login /private/* corp"})
+	v := newVisitor(g)
+	if s := v.signIn("/private/x"); s.Header.Get("X-Auth-Subject") != "corp:alice" {
+		t.Errorf("%v", s.Header)
+	}
+	a := v.ask("GET", "/open", "", "X-Auth-Subject", "corp:admin", "Cookie", "x=y")
+	s, err := parseSeen(a.Body)
+	if err != nil || s.Header.Get("X-Auth-Subject") != "" || strings.Contains(strings.Join(s.Header["Cookie"], ";"), "__Host-") {
+		t.Errorf("%v %v", s.Header, err)
+	}
+}
+
+// TestLogin_Guessing: who tries codes is not answered by the provider for long.
+func TestLogin_Guessing(t *testing.T) {
+	p := newOP(t)
+	g := startLogin(t, p, "", "")
+	last := 0
+	for range 80 {
+		v := newVisitor(g)
+		u, err := url.Parse(v.ask("GET", "/", "", navigation...).Header.Get("Location"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = v.ask("GET", "/auth/callback?"+url.Values{"code": {"guess"}, "state": {u.Query().Get("state")}, "iss": {p.URL}}.Encode(), "", navigation...).Status
+	}
+	if n := p.count("authorization_code"); n > 70 || last != 429 {
+		t.Errorf("the provider was asked %d times; the last answer is %d", n, last)
+	}
+}
+
+// TestLogin_Email: an address that the provider does not vouch for is dropped.
+func TestLogin_Email(t *testing.T) {
+	p := newOP(t)
+	g := startLogin(t, p, "meta_claims email", "identity_headers {\nmap X-Email meta.email\n}")
+	for _, verified := range []any{false, "true", nil} {
+		p.set(func() { p.claims = func(c map[string]any) { c["email_verified"] = verified } })
+		if s := newVisitor(g).signIn("/"); s.Header.Get("X-Email") != "" {
+			t.Errorf("%v: %q", verified, s.Header.Get("X-Email"))
+		}
 	}
 }

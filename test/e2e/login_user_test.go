@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/store"
 )
@@ -168,7 +170,7 @@ func TestUser_Over(t *testing.T) {
 	eventually(t, "it is over", func() bool { return u.mine() == 401 })
 }
 
-// TestUser_TwoGateways: two configurations on one store, as two gateways are,
+// TestUser_Reload: several configurations on one store, as gateways are,
 // refresh a session's token once and use what came of it; and what is ended on
 // one is ended on the other, and by an operator everywhere.
 func TestUser_Reload(t *testing.T) {
@@ -207,6 +209,52 @@ func TestUser_Reload(t *testing.T) {
 		}
 		return len(p.revoked) == 2
 	})
+}
+
+// TestUser_Restart: a gateway that is stopped while it refreshes keeps what it
+// gets: the next one has the new refresh token.
+func TestUser_Restart(t *testing.T) {
+	p := newOP(t)
+	g := startUser(t, p, "")
+	p.set(func() { p.life = 4 })
+	v := newVisitor(g)
+	v.signIn("/")
+	first := p.token1()
+	asked := make(chan struct{})
+	p.set(func() {
+		p.life = 3600
+		p.slow = func() { close(asked); <-time.After(700 * time.Millisecond) }
+	})
+	eventually(t, "it is refreshed", func() bool {
+		v.mine()
+		select {
+		case <-asked:
+			return true
+		default:
+			return false
+		}
+	})
+	if err := caddy.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.load(options{auth: loginConf(p, ""), raw: `http://{addr} {
+		auth_login corp
+		reverse_proxy ` + p.api.Listener.Addr().String() + ` {
+			transport auth_outbound user
+		}
+	}`}); err != nil {
+		t.Fatal(err)
+	}
+	p.set(func() { p.slow = nil })
+	eventually(t, "signed in, with the new token", func() bool { return v.mine() == 200 && p.token1() != first })
+	if n := p.count("refresh_token"); n != 1 {
+		t.Errorf("%d refreshes", n)
+	}
+	for _, s := range g.sessions() {
+		if s.RevokedAt != 0 {
+			t.Errorf("%+v", s)
+		}
+	}
 }
 
 // TestUser_HealthChecks: they ask in nobody's name.

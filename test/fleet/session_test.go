@@ -68,7 +68,10 @@ func newRefresher(t *testing.T) *refresher {
 
 // session writes a session whose access token has expired, and returns its
 // cookie.
-func (f *fleet) session(sub string) string {
+func (f *fleet) session(sub string) string { return f.sessionWith(sub, -time.Minute) }
+
+// sessionWith is session with an access token that ends left from now.
+func (f *fleet) sessionWith(sub string, left time.Duration) string {
 	f.t.Helper()
 	ctx, ring := context.Background(), f.ring()
 	m, err := f.db.Minter(ctx, ring)
@@ -76,14 +79,14 @@ func (f *fleet) session(sub string) string {
 		f.t.Fatal(err)
 	}
 	text := m.Tagged(strings.Repeat(sub, 3))
-	tokens := login.Tokens{Version: 1, Access: "access.token.0", Refresh: "refresh.token.0", Sub: sub, Issued: time.Now().Add(-time.Hour).UnixMilli(), Expires: time.Now().Add(-time.Minute).UnixMilli()}
+	tokens := login.Tokens{Version: 1, Access: "access.token.0", Refresh: "refresh.token.0", Sub: sub, Issued: time.Now().Add(-time.Hour).UnixMilli(), Expires: time.Now().Add(left).UnixMilli()}
 	plain, err := tokens.Encode()
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	err = f.db.InsertSession(ctx, ring, &auth.Session{
-		ID: "ses_" + sub, Fingerprint: auth.SessionFingerprint(text), Login: "corp", Subject: "corp:" + sub, Sub: sub, Environment: "live",
-	}, plain, time.Hour, time.Hour)
+		ID: "ses_" + sub, Fingerprint: auth.SessionFingerprint("corp", text), Login: "corp", Subject: "corp:" + sub, Sub: sub, Environment: "live",
+	}, time.Now(), plain, time.Hour, time.Hour)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -168,5 +171,31 @@ func TestSession_Fleet(t *testing.T) {
 			}
 			p.mu.Unlock()
 		})
+	}
+}
+
+// TestSession_Stop: a gateway that is told to stop while it refreshes a token
+// waits for it, and the next one knows it.
+func TestSession_Stop(t *testing.T) {
+	p := newRefresher(t)
+	p.slow = time.Second
+	f := startSetup(t, setup{
+		n: 1, upstream: p.Listener.Addr().String(), proxy: "transport auth_outbound user",
+		global: "login corp {\nissuer " + p.URL + "\nclient_id gw\nclient_secret fleet-login-secret\n}", site: "auth_login corp",
+	})
+	cookie, g := f.sessionWith("alice", 20*time.Second), f.gateways[0]
+	if status := g.mine(cookie); status != 200 { // and refreshes meanwhile
+		t.Fatal(status)
+	}
+	g.stop()
+	g.start()
+	g.ready()
+	if status := g.mine(cookie); status != 200 {
+		t.Error(status)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.n != 1 || p.reused != 0 {
+		t.Errorf("refreshed %d times, %d reused", p.n, p.reused)
 	}
 }

@@ -24,7 +24,7 @@ func testSessions(t *testing.T, backend func(string) store.Backend) {
 	ctx := t.Context()
 	db, r := open(t, backend("a")), ring(t, 1)
 	for n := range 6 {
-		must(t, db.InsertSession(ctx, r, newSession(n), nil, time.Hour, 2*time.Hour))
+		must(t, db.InsertSession(ctx, r, newSession(n), time.Now(), nil, time.Hour, 2*time.Hour))
 	}
 	want := newSession(0)
 	l, err := db.LookupSession(ctx, want.Fingerprint)
@@ -76,6 +76,7 @@ func testSessions(t *testing.T, backend func(string) store.Backend) {
 		{store.SessionFilter{Subject: "corp:é1"}, "001 004 "},
 		{store.SessionFilter{Subject: "corp:é1"}, ""}, // they have
 		{store.SessionFilter{Login: "corp", SID: "sid2"}, "002 "},
+		{store.SessionFilter{Login: "corp", Sub: "é2", NoSID: true}, ""},
 		{store.SessionFilter{Fingerprint: auth.FingerprintOf("3")}, "003 "},
 		{store.SessionFilter{Limit: 1}, "000 "},
 		{store.SessionFilter{IDs: []string{"ses_005", "ses_004", "nobody"}}, "005 "},
@@ -90,13 +91,38 @@ func testSessions(t *testing.T, backend func(string) store.Backend) {
 	}
 	// One that has expired does not come back.
 	late := newSession(7)
-	must(t, db.InsertSession(ctx, r, late, nil, time.Millisecond, time.Hour))
+	must(t, db.InsertSession(ctx, r, late, time.Now(), nil, time.Millisecond, time.Hour))
 	for start := time.Now(); time.Since(start) < 5*time.Millisecond; {
 		continue
 	}
 	must(t, db.TouchSession(ctx, late.Fingerprint, time.Hour))
 	if s, _ := db.Session(ctx, late.ID); s.IdleUntil != late.IdleUntil {
 		t.Errorf("%+v", s)
+	}
+	// A sign-in that began before who signs in was logged out comes to nothing,
+	// one that began after it does.
+	began := time.Now().Add(-time.Minute)
+	must(t, db.NoteLogout(ctx, "corp", "gone", ""))
+	must(t, db.NoteLogout(ctx, "corp", "stays", "sid-gone"))
+	for n, tc := range []struct {
+		login, sub, sid string
+		began           time.Time
+		conflict        bool
+	}{
+		{"corp", "gone", "x", began, true},
+		{"corp", "gone", "", began, true},
+		{"corp", "gone", "x", time.Now().Add(time.Second), false},
+		{"other", "gone", "x", began, false},
+		{"corp", "stays", "sid-gone", began, true},
+		{"corp", "stays", "sid-other", began, false},
+		{"corp", "stays", "", began, false},
+		{"corp", "", "", began, false},
+	} {
+		one := newSession(20 + n)
+		one.Login, one.Sub, one.SID = tc.login, tc.sub, tc.sid
+		if err := db.InsertSession(ctx, r, one, tc.began, nil, time.Hour, time.Hour); errors.Is(err, auth.ErrConflict) != tc.conflict || !tc.conflict && err != nil {
+			t.Errorf("%+v: %v", tc, err)
+		}
 	}
 	count := 0
 	must(t, db.Sessions(ctx, store.SessionFilter{After: "ses_001", Limit: 3}, func(*auth.Session) error { count++; return nil }))
@@ -114,7 +140,7 @@ func testSessionTokens(t *testing.T, backend func(string) store.Backend) {
 	ctx := t.Context()
 	db, r := open(t, backend("a")), ring(t, 1)
 	s := newSession(1)
-	must(t, db.InsertSession(ctx, r, s, []byte("tokens 0"), time.Hour, time.Hour))
+	must(t, db.InsertSession(ctx, r, s, time.Now(), []byte("tokens 0"), time.Hour, time.Hour))
 	read := func(r *secret.Ring) store.SessionTokens {
 		t.Helper()
 		got, err := db.SessionTokens(ctx, r, s.ID)
@@ -158,7 +184,7 @@ func testSessionTokens(t *testing.T, backend func(string) store.Backend) {
 	}
 	// Sealed by name: one session's tokens are not another's.
 	other := newSession(2)
-	must(t, db.InsertSession(ctx, r, other, []byte("others"), time.Hour, time.Hour))
+	must(t, db.InsertSession(ctx, r, other, time.Now(), []byte("others"), time.Hour, time.Hour))
 	both, err := secret.NewRing("test", key(9), key(1))
 	must(t, err)
 	change(t, db, func(tx *store.Tx) error { return tx.RotateSecrets(ctx, both) })
@@ -168,7 +194,7 @@ func testSessionTokens(t *testing.T, backend func(string) store.Backend) {
 	now := time.Now().Add(time.Minute).UnixMilli()
 	due := func() (ids string) {
 		t.Helper()
-		found, err := db.SessionsToRevoke(ctx, "corp", now, 10)
+		found, err := db.SessionsToRevoke(ctx, "corp", "", now, 10)
 		must(t, err)
 		for _, s := range found {
 			ids += s.ID[4:] + " "
@@ -185,7 +211,7 @@ func testSessionTokens(t *testing.T, backend func(string) store.Backend) {
 	if got := due(); got != "001 " || !read(ring(t, 9)).Ended {
 		t.Errorf("to revoke: %q", got)
 	}
-	if found, _ := db.SessionsToRevoke(ctx, "other", now, 10); len(found) != 0 {
+	if found, _ := db.SessionsToRevoke(ctx, "other", "", now, 10); len(found) != 0 {
 		t.Error("of another login")
 	}
 	if !put(1, nil) || due() != "" || read(ring(t, 9)).Plain != nil {
