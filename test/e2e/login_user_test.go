@@ -14,19 +14,24 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/store"
 )
 
-// startUser is a gateway that asks the provider's API in the name of who is
-// signed in.
-func startUser(t testing.TB, p *op, more string, others ...string) *gateway {
-	return start(t, options{auth: loginConf(p, more) + "\n" + strings.Join(others, "\n"), raw: `http://{addr} {
+// userSite is a site whose upstream is asked in the name of who is signed in.
+func userSite(p *op) string {
+	return `http://{addr} {
 		auth_login corp
 		reverse_proxy ` + p.api.Listener.Addr().String() + ` {
 			transport auth_outbound user
 		}
-	}`})
+	}`
 }
 
-// token is what the API was asked with last.
-func (p *op) token1() string {
+// startUser is a gateway that asks the provider's API in the name of who is
+// signed in.
+func startUser(t testing.TB, p *op, more string, others ...string) *gateway {
+	return start(t, options{auth: loginConf(p, more) + "\n" + strings.Join(others, "\n"), raw: userSite(p)})
+}
+
+// lastToken is what the API was asked with last.
+func (p *op) lastToken() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.apiSaw) == 0 {
@@ -44,7 +49,7 @@ func TestUser_Token(t *testing.T) {
 	p.set(func() { p.life = 4 }) // due after half of it
 	v := newVisitor(g)
 	saw := v.signIn("/")
-	first := p.token1()
+	first := p.lastToken()
 	if !strings.HasPrefix(first, "user.access.") || saw.Header.Get("X-Auth-Subject") != "corp:alice" || saw.Header.Get("Cookie") != "" {
 		t.Errorf("%v", saw.Header)
 	}
@@ -73,14 +78,14 @@ func TestUser_Token(t *testing.T) {
 		wg.Wait()
 	}
 	many(30, 2500*time.Millisecond)
-	second := p.token1()
+	second := p.lastToken()
 	if n := p.count("refresh_token"); n != 1 || second == first {
 		t.Fatalf("%d refreshes", n)
 	}
 	// The API refuses it: a hundred requests, one refresh.
 	p.set(func() { clear(p.access) })
 	many(100, 0)
-	if n := p.count("refresh_token"); n != 2 || p.token1() == second {
+	if n := p.count("refresh_token"); n != 2 || p.lastToken() == second {
 		t.Errorf("%d refreshes", n)
 	}
 	// A second 401 is the client's, with no request more.
@@ -181,12 +186,7 @@ func TestUser_Reload(t *testing.T) {
 	v.signIn("/")
 	p.set(func() { p.life = 3600 })
 	for i := range 3 { // each with memories of its own
-		if err := g.load(options{auth: loginConf(p, fmt.Sprintf("timeout %ds", i+1)), raw: `http://{addr} {
-			auth_login corp
-			reverse_proxy ` + p.api.Listener.Addr().String() + ` {
-				transport auth_outbound user
-			}
-		}`}); err != nil {
+		if err := g.load(options{auth: loginConf(p, fmt.Sprintf("timeout %ds", i+1)), raw: userSite(p)}); err != nil {
 			t.Fatal(err)
 		}
 		g.answers()
@@ -219,7 +219,7 @@ func TestUser_Restart(t *testing.T) {
 	p.set(func() { p.life = 4 })
 	v := newVisitor(g)
 	v.signIn("/")
-	first := p.token1()
+	first := p.lastToken()
 	asked := make(chan struct{})
 	p.set(func() {
 		p.life = 3600
@@ -237,16 +237,11 @@ func TestUser_Restart(t *testing.T) {
 	if err := caddy.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	if err := g.load(options{auth: loginConf(p, ""), raw: `http://{addr} {
-		auth_login corp
-		reverse_proxy ` + p.api.Listener.Addr().String() + ` {
-			transport auth_outbound user
-		}
-	}`}); err != nil {
+	if err := g.load(options{auth: loginConf(p, ""), raw: userSite(p)}); err != nil {
 		t.Fatal(err)
 	}
 	p.set(func() { p.slow = nil })
-	eventually(t, "signed in, with the new token", func() bool { return v.mine() == 200 && p.token1() != first })
+	eventually(t, "signed in, with the new token", func() bool { return v.mine() == 200 && p.lastToken() != first })
 	if n := p.count("refresh_token"); n != 1 {
 		t.Errorf("%d refreshes", n)
 	}
