@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -51,7 +52,7 @@ func (l *LoginHandler) serveEndpoint(w http.ResponseWriter, r *http.Request, ans
 	rt := h.app.rt
 	rt.enter()
 	defer rt.leave()
-	cookies := login.TakeCookies(r.Header)
+	cookies := takeCookies(r)
 	target := h.site.JudgeTarget(r.Method, originalTarget(r), false, rt.prefixes(), rt.verifier.Imported())
 	switch {
 	case target.Refusal != nil:
@@ -99,7 +100,7 @@ func (s *signIn) begin(h *Handler, w http.ResponseWriter, r *http.Request, cooki
 		}
 		return s.failed(h, w, r, &login.Error{Cause: login.CauseRefused, Detail: "sign-in over plain HTTP"}, http.StatusInternalServerError)
 	}
-	if to := whole(r, s.Redirect); !strings.HasPrefix(to, origin(r)+"/") { // the browser would not send its cookie there
+	if to := whole(r, s.Redirect); !sameHost(r, to) { // the browser would not send its cookie there
 		s.log().Error("nobody can sign in on this host: redirect is a URL on another; make it a path", zap.String("host", h.loggable(r.Host)), zap.String("redirect", to))
 		return s.failed(h, w, r, &login.Error{Cause: login.CauseRefused, Detail: "redirect is on another host than the one that was asked"}, http.StatusInternalServerError)
 	}
@@ -112,11 +113,19 @@ func (s *signIn) begin(h *Handler, w http.ResponseWriter, r *http.Request, cooki
 		return s.failed(h, w, r, err, 0)
 	}
 	for _, name := range b.Forget {
-		login.SetCookie(w, name, "", -1)
+		setCookie(w, name, "", -1)
 	}
-	login.SetCookie(w, b.Cookie.Name, b.Cookie.Value, int(b.Life.Seconds()))
+	setCookie(w, b.Cookie.Name, b.Cookie.Value, int(b.Life.Seconds()))
 	metrics.logins.WithLabelValues(s.name, "begun").Inc()
 	return redirectTo(w, b.URL, http.StatusFound)
+}
+
+// sameHost reports whether a URL is on the host that a browser asked, as far as is
+// known: a proxy that is trusted may have asked us by another name.
+func sameHost(r *http.Request, to string) bool {
+	trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool)
+	u, err := url.Parse(to)
+	return trusted || err == nil && strings.EqualFold(u.Hostname(), hostOf(r))
 }
 
 func hostOf(r *http.Request) string {
@@ -144,7 +153,7 @@ func (s *signIn) again(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *signIn) dropSession(w http.ResponseWriter) {
-	login.SetCookie(w, login.SessionCookie(s.name), "", -1)
+	setCookie(w, login.SessionCookie(s.name), "", -1)
 }
 
 // serveSignIn begins a sign-in that somebody asked for.
@@ -162,33 +171,46 @@ func (s *signIn) finish(h *Handler, w http.ResponseWriter, r *http.Request, cook
 	if i := strings.IndexByte(originalTarget(r), '?'); i >= 0 {
 		query = originalTarget(r)[i+1:]
 	}
-	address := h.addresses.any(r)
-	if left := s.rt.codes.Left(address, time.Now()); left > 0 { // the provider is not to be asked for who only tries
+	address := network(h.addresses.any(r))
+	if left := s.rt.codes.Left(address, time.Now()); address.IsValid() && left > 0 { // the provider is not to be asked for who only tries
 		w.Header().Set("Retry-After", strconv.Itoa(int(left.Seconds())+1))
 		return s.failed(h, w, r, &login.Error{Cause: login.CauseState, Detail: "too many codes from this address were no good"}, http.StatusTooManyRequests)
 	}
 	in, used, err := s.client.Finish(r.Context(), query, cookies)
 	var bad *login.Error
-	if errors.As(err, &bad) && (bad.Cause == login.CauseCode || bad.Cause == login.CauseRefused) {
+	if errors.As(err, &bad) && bad.Cause == login.CauseCode && address.IsValid() {
 		s.rt.codes.Add(address, time.Now())
 	}
 	if used != "" {
-		login.SetCookie(w, used, "", -1)
+		setCookie(w, used, "", -1)
 	}
 	if err != nil {
 		return s.failed(h, w, r, err, 0)
 	}
 	text, err := s.open(r, in, cookies)
+	if err != nil {
+		s.dropTokens(in.Tokens)
+	}
 	if errors.Is(err, auth.ErrConflict) {
 		return s.failed(h, w, r, &login.Error{Cause: login.CauseState, Detail: "the provider logged them out meanwhile", Return: in.Return}, 0)
 	}
 	if err != nil {
 		return s.failed(h, w, r, &login.Error{Cause: login.CauseUnavailable, Detail: "the session could not be written", Return: in.Return}, 0)
 	}
-	login.SetCookie(w, login.SessionCookie(s.name), text, 0)
+	setCookie(w, login.SessionCookie(s.name), text, 0)
 	metrics.logins.WithLabelValues(s.name, "signed_in").Inc()
 	s.log().Info("signed in", zap.String("subject", in.Session.Subject), zap.String("session", in.Session.ID), zap.String("client_ip", clientIP(r)))
 	return redirectTo(w, in.Return, http.StatusSeeOther) // RFC 9700, 4.12
+}
+
+// network is whom an address is: of IPv6 everybody has a /64.
+func network(a netip.Addr) netip.Addr {
+	if a = a.Unmap().WithZone(""); a.Is6() {
+		if p, err := a.Prefix(64); err == nil {
+			return p.Addr()
+		}
+	}
+	return a
 }
 
 // open writes a new session, with an id that nobody knew before, and ends the one
@@ -207,7 +229,6 @@ func (s *signIn) open(r *http.Request, in *login.SignedIn, cookies []login.Cooki
 	text = minter.Tagged(rand.Text() + rand.Text()) // 260 random bits
 	in.Session.Fingerprint = auth.SessionFingerprint(s.name, text)
 	if err := db.InsertSession(r.Context(), ring, in.Session, in.Began, tokens, time.Duration(s.Idle), time.Duration(s.Lifetime)); err != nil {
-		s.dropTokens(in.Tokens)
 		if !errors.Is(err, auth.ErrConflict) {
 			s.log().Error("a session could not be written", zap.Error(hinted(err)))
 		}
@@ -373,7 +394,7 @@ func (s *signIn) loggedOut(ctx context.Context, out login.LoggedOut) (ended int,
 	if err != nil {
 		return 0, err
 	}
-	if err := db.NoteLogout(ctx, s.name, out.Sub, out.SID); err != nil {
+	if err := db.NoteLogout(ctx, s.name, out.Sub, out.SID, out.At); err != nil {
 		return 0, err
 	}
 	filters := []store.SessionFilter{{SID: out.SID}}

@@ -108,7 +108,7 @@ func (s *signIn) paths() []string {
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (l *LoginHandler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if parts, ok := redact.SplitTarget(originalTarget(r)); ok && callerOf(r) == nil {
+	if parts, ok := redact.SplitTarget(originalTarget(r)); ok {
 		if answer := l.endpoint(parts.Path); answer != nil && l.Handler.explain == nil {
 			return l.serveEndpoint(w, r, answer)
 		} else if answer != nil {
@@ -125,7 +125,7 @@ func (l *LoginHandler) ServeHTTP(w http.ResponseWriter, r *http.Request, next ca
 	if callerOf(r) != nil { // another one has let it through
 		return next.ServeHTTP(w, r)
 	}
-	login.TakeCookies(r.Header)
+	takeCookies(r)
 	l.Handler.policy.Clean(r, l.Handler.sources.Aliases())
 	return guarded.ServeHTTP(w, r)
 }
@@ -191,7 +191,49 @@ func (h *Handler) logLed(r *http.Request, j *judgement) {
 type guardedWriter struct {
 	*caddyhttp.ResponseWriterWrapper
 	request *http.Request
+	own     []string // what handlers of ours behind it set
 	wrote   bool
+}
+
+// cookiesVar is where the cookies of ours are that were taken off a request.
+const cookiesVar = "auth.cookies"
+
+// takenCookies are a request's, which no placeholder shows.
+type takenCookies struct{ all []login.Cookie }
+
+// String keeps them out of {http.vars.*}.
+func (*takenCookies) String() string { return "" }
+
+// takeCookies takes our cookies off a request and returns them, with those that
+// an earlier handler took.
+func takeCookies(r *http.Request) []login.Cookie {
+	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
+	before, _ := vars[cookiesVar].(*takenCookies)
+	taken := login.TakeCookies(r.Header)
+	if before != nil {
+		before.all = append(before.all, taken...)
+		return before.all
+	}
+	if len(taken) > 0 {
+		caddyhttp.SetVar(r.Context(), cookiesVar, &takenCookies{taken})
+	}
+	return taken
+}
+
+// setCookie sets one of our cookies, so that guards before us let it pass.
+func setCookie(w http.ResponseWriter, name, value string, seconds int) {
+	line := login.SetCookie(name, value, seconds)
+	for at := w; at != nil; {
+		if g, ok := at.(*guardedWriter); ok {
+			g.own = append(g.own, line)
+		}
+		u, ok := at.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			break
+		}
+		at = u.Unwrap()
+	}
+	w.Header().Add("Set-Cookie", line)
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -205,7 +247,7 @@ func (g *guardedWriter) WriteHeader(status int) {
 
 func (g *guardedWriter) guard() {
 	h := g.Header()
-	login.GuardCookies(h)
+	login.GuardCookies(h, g.own)
 	c := callerOf(g.request)
 	if c == nil || !c.verified || c.identity.Method != auth.MethodSession || len(h["Cache-Control"]) > 0 {
 		return
@@ -275,8 +317,7 @@ func parseLoginHandler(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, err
 	caddy.Log().Named("config.adapter.caddyfile").Warn("auth_login has a matcher: requests outside it are not protected; use auth_login without a matcher and name what is open with public",
 		zap.String("file", file), zap.Int("line", line))
 	// Whoever comes back from the provider is to be let in too.
-	routes := h.NewRoute(nil, &LoginHandler{Login: handler.Login, OnlyPaths: true})
-	return append(routes, h.NewRoute(matcher, handler)...), nil
+	return append(h.NewRoute(matcher, handler), h.NewRoute(nil, &LoginHandler{Login: handler.Login, OnlyPaths: true})...), nil
 }
 
 var (

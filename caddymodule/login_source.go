@@ -26,6 +26,8 @@ const (
 	// ended, endAtOnce how many it revokes then.
 	endEvery  = 10 * time.Second
 	endAtOnce = 50
+	// mostFailures is after how many a round gives up: each may take a timeout.
+	mostFailures = 5
 	// finishTokens is how long a gateway that stops waits for tokens that it is
 	// just refreshing, or could not write yet.
 	finishTokens = 15 * time.Second
@@ -49,6 +51,7 @@ type loginSource struct {
 	stop      context.CancelFunc
 	done      sync.WaitGroup
 	poke      chan struct{}
+	ended     string // the last session whose tokens were looked at; endTokens only
 }
 
 func newLoginSource(name string, c *LoginConfig, claims verifier.ClaimRules, rt *runtime, keys pooledKeys) (*loginSource, error) {
@@ -120,18 +123,24 @@ func (s *loginSource) Destruct() error {
 		s.stop()
 		s.done.Wait()
 	}
-	finish := func() {
-		s.delegate.Wait(finishTokens)
-		s.http.Close()
-		s.endpoint.Close()
+	if !caddy.Exiting() {
+		s.delegate.Retire()
+		retired.Store(s, nil)
+		time.AfterFunc(time.Minute, func() { retired.Delete(s); s.http.Close(); s.endpoint.Close() })
+		return nil
 	}
-	if caddy.Exiting() { // what a refresh under way brings must be kept
-		finish()
-	} else {
-		go finish()
-	}
+	// What a refresh under way brings must be kept, also of those that a reload
+	// has just replaced.
+	until := time.Now().Add(finishTokens)
+	s.delegate.Close(time.Until(until))
+	retired.Range(func(other, _ any) bool { other.(*loginSource).delegate.Close(time.Until(until)); return true })
+	s.http.Close()
+	s.endpoint.Close()
 	return nil
 }
+
+// retired are the sources that a reload replaced a short while ago.
+var retired sync.Map
 
 // log logs where the process logs now: a source may outlive the configuration
 // that named it.
@@ -191,20 +200,27 @@ func (s *loginSource) endTokensOnce(ctx context.Context) error {
 	if err != nil {
 		return nil // nobody can look
 	}
-	for after, more := "", true; more; {
-		found, err := db.SessionsToRevoke(ctx, s.name, after, time.Now().UnixMilli(), endAtOnce)
+	var failed error
+	failures := 0
+	for more := true; more; {
+		found, err := db.SessionsToRevoke(ctx, s.name, s.ended, time.Now().UnixMilli(), endAtOnce)
 		if err != nil {
 			return err
 		}
-		more = len(found) == endAtOnce
+		if more = len(found) == endAtOnce; !more {
+			defer func() { s.ended = "" }() // the next round begins anew
+		}
 		for _, one := range found {
-			after = one.ID
+			s.ended = one.ID
 			if err := s.endTokensOf(ctx, one.ID); login.Passes(err) {
-				return err // the others would wait as long
+				failed = err
+				if failures++; failures >= mostFailures { // the next round goes on behind it
+					return failed
+				}
 			}
 		}
 	}
-	return nil
+	return failed
 }
 
 // endTokensOf revokes the tokens of one session.
@@ -257,10 +273,10 @@ func (k sessionKeeper) Tokens(ctx context.Context, id string) (login.Kept, error
 }
 
 // Lease implements login.Keeper.
-func (k sessionKeeper) Lease(ctx context.Context, id string, version int64, by string, ttl time.Duration) (bool, error) {
+func (k sessionKeeper) Lease(ctx context.Context, id string, version int64, by string, ttl time.Duration) (ours, after bool, err error) {
 	db, err := k.rt.openDB()
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	return db.LeaseSession(ctx, id, version, by, ttl)
 }

@@ -80,7 +80,7 @@ func (h *Handler) judge(r *http.Request, j *judgement) {
 	prefixes := rt.prefixes()
 	presented := h.sources.Take(r.Header, prefixes, h.ForwardCredential)
 	if h.app.signIns.any() {
-		j.cookies = login.TakeCookies(r.Header)
+		j.cookies = takeCookies(r)
 	}
 	h.policy.Clean(r, h.sources.Aliases())
 	target := h.site.JudgeTarget(r.Method, originalTarget(r), verifier.IsPreflight(r.Method, r.Header), prefixes, rt.verifier.Imported())
@@ -184,8 +184,9 @@ func (h *Handler) passAnonymous(w http.ResponseWriter, r *http.Request, next cad
 // path, and puts the identity back.
 func (h *Handler) again(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, c *caller) error {
 	h.sources.Take(r.Header, h.app.rt.prefixes(), h.ForwardCredential) // its credential headers go, unread
+	var cookies []login.Cookie
 	if h.app.signIns.any() {
-		login.TakeCookies(r.Header)
+		cookies = takeCookies(r)
 	}
 	h.policy.Clean(r, h.sources.Aliases())
 	c.add(h)
@@ -203,7 +204,7 @@ func (h *Handler) again(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 			c.public = c.public && target.Public
 			return next.ServeHTTP(w, r)
 		}
-		j := judgement{refusal: h.sources.MissingRefusal()}
+		j := judgement{refusal: h.sources.MissingRefusal(), cookies: cookies}
 		if h.login != nil && h.explain == nil {
 			if done, err := h.lead(w, r, &j); done {
 				return err

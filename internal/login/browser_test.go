@@ -36,8 +36,10 @@ func TestTakeCookies(t *testing.T) {
 
 func TestGuardCookies(t *testing.T) {
 	h := http.Header{"Set-Cookie": {"__Host-caddy-auth-session-corp=x; Path=/", "a=b", " __HOST-Caddy-Auth-State-x=1", "=__Host-caddy-auth-session-corp=x", "c=__Host-caddy-auth-"}}
-	GuardCookies(h)
-	if got := h["Set-Cookie"]; !slices.Equal(got, []string{"a=b", "c=__Host-caddy-auth-"}) {
+	own := SetCookie(SessionCookie("corp"), "ours", 0)
+	h.Add("Set-Cookie", own)
+	GuardCookies(h, []string{own})
+	if got := h["Set-Cookie"]; !slices.Equal(got, []string{"a=b", "c=__Host-caddy-auth-", own}) {
 		t.Errorf("%q", got)
 	}
 }

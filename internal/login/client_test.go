@@ -53,7 +53,10 @@ func TestRevokeTokens(t *testing.T) {
 		{"200", "400", false, true}, // the grant has ended
 		{"503", `400 {"error":"unsupported_token_type"}`, true, false},
 		{"503", "400", true, false},
-		{`400 {"error":"invalid_client"}`, "200", false, false},
+		{`400 {"error":"invalid_client"}`, "200", true, false},
+		{"401", "200", true, false},
+		{"302", "200", true, false},
+		{`400 {"error":"invalid_request"}`, "200", false, false},
 		{"400", "503", true, false},
 		{"200", "503", true, false},
 	} {

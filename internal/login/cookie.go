@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -65,25 +66,26 @@ func takeCookies(h http.Header, lines []string) (ours []Cookie) {
 	return ours
 }
 
-// GuardCookies removes our cookies from what an upstream sets: it could give
-// people a session of its choice.
-func GuardCookies(h http.Header) {
+// GuardCookies removes our cookies from what an upstream sets, but those of own,
+// which a handler of ours has set: it could give people a session of its choice.
+func GuardCookies(h http.Header, own []string) {
 	lines := h["Set-Cookie"]
 	for i := range lines {
 		if strings.Contains(strings.ToLower(lines[i]), strings.ToLower(cookiePrefix)) {
-			guardCookies(h, lines)
+			guardCookies(h, lines, own)
 			return
 		}
 	}
 }
 
-func guardCookies(h http.Header, lines []string) {
+func guardCookies(h http.Header, lines, own []string) {
 	var left []string
 	for _, line := range lines {
 		name, _, _ := strings.Cut(line, "=")
 		// Browsers look at the prefix in any case, and at a cookie without a name
 		// they look at its value (RFC 6265bis, 5.6).
-		if !strings.HasPrefix(strings.ToLower(strings.TrimLeft(name, " \t")), strings.ToLower(cookiePrefix)) && !strings.HasPrefix(strings.TrimLeft(line, " \t"), "=") {
+		foreign := !strings.HasPrefix(strings.ToLower(strings.TrimLeft(name, " \t")), strings.ToLower(cookiePrefix)) && !strings.HasPrefix(strings.TrimLeft(line, " \t"), "=")
+		if foreign || slices.Contains(own, line) {
 			left = append(left, line)
 		}
 	}
@@ -119,10 +121,11 @@ func Session(cookies []Cookie, login string) (text string, n int) {
 	return text, n
 }
 
-// SetCookie sets one of our cookies until the browser is closed, or, with
-// seconds, for that long; negative: removes it.
-func SetCookie(w http.ResponseWriter, name, value string, seconds int) {
+// SetCookie is the Set-Cookie line of one of our cookies, kept until the browser
+// is closed or, with seconds, for that long; negative: it is removed.
+func SetCookie(name, value string, seconds int) string {
 	// Lax: a link from elsewhere leads to somebody who is signed in, a form from
 	// elsewhere does not.
-	http.SetCookie(w, &http.Cookie{Name: name, Value: value, Path: "/", MaxAge: seconds, Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode})
+	c := http.Cookie{Name: name, Value: value, Path: "/", MaxAge: seconds, Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode}
+	return c.String()
 }

@@ -49,10 +49,12 @@ type Delegate struct {
 	now    func() time.Time
 	after  func(time.Duration) <-chan time.Time
 
-	work sync.WaitGroup // flights, and what is to be saved
-
-	mu   sync.Mutex // guards held, and what is in it
-	held map[string]*heldTokens
+	mu      sync.Mutex // guards what follows, and what is in held
+	held    map[string]*heldTokens
+	busy    int             // refreshes under way, and tokens still to be written
+	idle    []chan struct{} // closed when busy is 0
+	closing bool            // nothing more is refreshed
+	retired time.Time       // when it was replaced; zero: it was not
 }
 
 // heldTokens are one session's.
@@ -66,6 +68,7 @@ type heldTokens struct {
 	failed  error
 	retryAt time.Time
 	unsaved bool // they are newer than the store's
+	over    bool // there are none any more, but the session could not be ended yet
 }
 
 // refreshing is work on a session's tokens; there is one at a time.
@@ -128,6 +131,9 @@ func (d *Delegate) get(ctx context.Context, id, refused string) (auth.Secret, er
 // wait for a flight. d.mu is held.
 func (d *Delegate) step(id string, h *heldTokens, refused string) (text string, wait *refreshing, err error) {
 	now := d.now()
+	if h.over {
+		return "", nil, h.failed
+	}
 	mayBegin := h.flight == nil && !now.Before(h.retryAt)
 	switch {
 	case h.read && refused != "" && h.tokens.Access == refused:
@@ -198,9 +204,7 @@ func (d *Delegate) begin(id string, h *heldTokens, refused string) {
 	f := &refreshing{done: make(chan struct{})}
 	h.flight = f
 	have, version, unsaved := h.tokens, h.version, h.unsaved
-	done := d.working()
-	d.work.Go(func() {
-		defer done()
+	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), refreshTimeout)
 		defer cancel()
 		var got Tokens
@@ -214,26 +218,67 @@ func (d *Delegate) begin(id string, h *heldTokens, refused string) {
 		}
 		d.land(id, h, got, at, saved, err)
 		close(f.done)
-	})
+	}()
 }
 
-func (d *Delegate) working() (done func()) {
-	if d.events.Working == nil {
-		return func() {}
+// works counts work that must not be cut off: a refresh token that was used and
+// is not replaced ends a session. It is refused where the gateway stops.
+func (d *Delegate) works() (done func(), ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.worksLocked()
+}
+
+func (d *Delegate) worksLocked() (done func(), ok bool) {
+	if d.closing {
+		return nil, false
 	}
-	return d.events.Working()
+	d.busy++
+	ended := func() {}
+	if d.events.Working != nil {
+		ended = d.events.Working()
+	}
+	return func() {
+		d.mu.Lock()
+		if d.busy--; d.busy == 0 {
+			for _, c := range d.idle {
+				close(c)
+			}
+			d.idle = nil
+		}
+		d.mu.Unlock()
+		ended()
+	}, true
 }
 
-// Wait waits until no tokens are refreshed or still to be written, or for a
-// while: a refresh token that was used and is not replaced ends a session.
-func (d *Delegate) Wait(most time.Duration) {
-	ended := make(chan struct{})
-	go func() { d.work.Wait(); close(ended) }()
+// Close waits until no tokens are refreshed or still to be written, or for a
+// while. Nothing is refreshed after it was called.
+func (d *Delegate) Close(most time.Duration) {
+	d.mu.Lock()
+	d.closing = true
+	idle := make(chan struct{})
+	if d.busy == 0 {
+		close(idle)
+	} else {
+		d.idle = append(d.idle, idle)
+	}
+	d.mu.Unlock()
 	select {
-	case <-ended:
+	case <-idle:
 	case <-d.after(most):
 	}
 }
+
+// Retire says that another Delegate takes its place: what could not be written is
+// tried for some minutes only.
+func (d *Delegate) Retire() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.retired = d.now()
+}
+
+// errClosing: the gateway stops.
+var errClosing = errors.New("this gateway is being stopped")
 
 // errElsewhere: another gateway refreshes tokens that are still good.
 var errElsewhere = errors.New("another gateway refreshes them")
@@ -249,8 +294,7 @@ func (d *Delegate) land(id string, h *heldTokens, got Tokens, version int64, sav
 		}
 		if !saved && !h.unsaved {
 			h.unsaved = true
-			done := d.working()
-			d.work.Go(func() { defer done(); d.save(id, h) })
+			d.saveLater(id, h)
 		}
 		d.mu.Unlock()
 		if d.events.Holds != nil {
@@ -260,12 +304,17 @@ func (d *Delegate) land(id string, h *heldTokens, got Tokens, version int64, sav
 	}
 	h.failed, h.retryAt = err, d.now().Add(failedFor)
 	over := errors.Is(err, ErrOver)
+	if over && h.unsaved { // the store can't be told now
+		h.over, h.tokens = true, Tokens{}
+		d.mu.Unlock()
+		return
+	}
 	if !over && got.Access != "" { // they could not be refreshed; they may be good for a while
 		h.tokens, h.version, h.read = got, version, true
 	}
 	if over {
-		h.tokens, h.unsaved = Tokens{}, false
-		delete(d.held, id)
+		h.tokens = Tokens{}
+		d.drop(id, h)
 	}
 	d.mu.Unlock()
 	switch {
@@ -305,7 +354,14 @@ func (d *Delegate) obtain(ctx context.Context, id, refused string) (t Tokens, ve
 		case t.Refresh == "":
 			return t, 0, true, d.over(ctx, id, "the access token has expired and there is no refresh token")
 		}
-		ours, err := d.keeper.Lease(ctx, id, kept.Version, by, leaseTTL)
+		ours, after, err := d.keeper.Lease(ctx, id, kept.Version, by, leaseTTL)
+		if ours && after && !usable { // whoever had it may live, and be about to write
+			if err = d.waitFor(ctx, takeoverWait); err == nil {
+				if now, readErr := d.keeper.Tokens(ctx, id); readErr == nil && now.Version != kept.Version {
+					continue
+				}
+			}
+		}
 		switch {
 		case err != nil:
 			return t, kept.Version, true, grant.Unavailable("nobody can say who refreshes", err)
@@ -314,16 +370,29 @@ func (d *Delegate) obtain(ctx context.Context, id, refused string) (t Tokens, ve
 		case usable:
 			return t, kept.Version, true, errElsewhere
 		}
-		select {
-		case <-ctx.Done():
-			return t, 0, true, grant.Unavailable("waiting for another gateway", ctx.Err())
-		case <-d.after(leasePoll):
+		if err := d.waitFor(ctx, leasePoll); err != nil {
+			return t, 0, true, grant.Unavailable("waiting for another gateway", err)
 		}
+	}
+}
+
+func (d *Delegate) waitFor(ctx context.Context, how time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-d.after(how):
+		return nil
 	}
 }
 
 // refresh refreshes for the fleet, with the lease.
 func (d *Delegate) refresh(ctx context.Context, id string, old Tokens, version int64, by string) (Tokens, int64, bool, error) {
+	done, ok := d.works()
+	if !ok {
+		_ = d.keeper.Release(ctx, id, by)
+		return old, version, true, grant.Unavailable("refreshing", errClosing)
+	}
+	defer done()
 	next, err := d.client.Refresh(ctx, old)
 	if errors.Is(err, ErrOver) {
 		return old, 0, true, d.overFor(ctx, id, err)
@@ -357,44 +426,64 @@ func (d *Delegate) put(ctx context.Context, id string, version int64, t Tokens) 
 	if did {
 		return nil
 	}
-	// If it was ended meanwhile, nobody else knows of these.
-	if kept, err := d.keeper.Tokens(ctx, id); errors.Is(err, auth.ErrNotFound) || err == nil && kept.Ended {
-		_ = d.client.RevokeTokens(ctx, t)
+	// If it has ended meanwhile, nobody else knows of these.
+	if kept, err := d.keeper.Tokens(ctx, id); errors.Is(err, auth.ErrNotFound) || err == nil && (kept.Ended || kept.Plain == nil) {
+		for range 3 {
+			if !Passes(d.client.RevokeTokens(ctx, t)) {
+				break
+			}
+			<-d.after(putRetry)
+		}
 	}
 	return errLost
+}
+
+// saveLater begins to save. d.mu is held.
+func (d *Delegate) saveLater(id string, h *heldTokens) {
+	done, ok := d.worksLocked()
+	if !ok {
+		done = func() {}
+	}
+	go func() {
+		defer done()
+		d.save(id, h)
+	}()
 }
 
 // save keeps on trying to write what the store does not know: without it the
 // session would have a refresh token that is used up. It is the session's flight
 // while it does, so nothing else changes the tokens meanwhile.
 func (d *Delegate) save(id string, h *heldTokens) {
-	for until := d.now().Add(putFor); ; {
+	for began := d.now(); ; {
 		<-d.after(putRetry)
 		d.mu.Lock()
-		if !h.unsaved {
-			d.mu.Unlock()
-			return
-		}
 		if h.flight != nil {
 			d.mu.Unlock()
 			continue
 		}
 		f := &refreshing{done: make(chan struct{}), saving: true}
 		h.flight = f
-		t, version := h.tokens, h.version
+		t, version, over := h.tokens, h.version, h.over
+		late := d.now().After(began.Add(putFor)) || !d.retired.IsZero() && d.now().After(d.retired.Add(putRetired))
 		d.mu.Unlock()
 		ctx, cancel := context.WithTimeout(context.Background(), putTimeout)
-		err := d.put(ctx, id, version, t)
+		var err error
+		if over {
+			err = d.keeper.End(ctx, id, endedReason)
+		} else {
+			err = d.put(ctx, id, version, t)
+		}
 		cancel()
 		d.mu.Lock()
 		h.flight = nil
-		if err == nil || errors.Is(err, errLost) || d.now().After(until) {
-			if h.unsaved, h.version = false, version+1; err != nil { // what the store has counts
+		ended := err == nil || errors.Is(err, errLost) || late
+		if ended {
+			h.unsaved, h.version = false, version+1
+			if err != nil || over { // what the store has counts
 				h.read = false
-				delete(d.held, id)
+				d.drop(id, h)
 			}
 		}
-		ended := !h.unsaved
 		d.mu.Unlock()
 		close(f.done)
 		if ended {
@@ -403,17 +492,29 @@ func (d *Delegate) save(id string, h *heldTokens) {
 	}
 }
 
+// drop forgets what is held of a session. d.mu is held.
+func (d *Delegate) drop(id string, h *heldTokens) {
+	if d.held[id] == h {
+		delete(d.held, id)
+	}
+}
+
 // refreshUnsaved refreshes tokens that the store does not know yet.
 func (d *Delegate) refreshUnsaved(ctx context.Context, have Tokens, version int64) (Tokens, int64, bool, error) {
 	if have.Refresh == "" {
 		return have, version, false, grant.Unavailable("the store is away", auth.ErrUnavailable)
 	}
-	next, err := d.client.Refresh(ctx, have)
-	if errors.Is(err, ErrOver) { // it ends when the store is back
-		return Tokens{}, version, false, err
+	done, ok := d.works()
+	if !ok {
+		return have, version, false, grant.Unavailable("refreshing", errClosing)
 	}
+	defer done()
+	next, err := d.client.Refresh(ctx, have)
 	return next, version, false, err
 }
+
+// endedReason is why a session ends that has no tokens any more.
+const endedReason = "its tokens have ended"
 
 // over ends a session whose tokens have.
 func (d *Delegate) over(ctx context.Context, id, why string) error {
@@ -421,7 +522,7 @@ func (d *Delegate) over(ctx context.Context, id, why string) error {
 }
 
 func (d *Delegate) overFor(ctx context.Context, id string, why error) error {
-	if err := d.keeper.End(ctx, id, "its tokens have ended"); err != nil {
+	if err := d.keeper.End(ctx, id, endedReason); err != nil {
 		return grant.Unavailable("ending the session", err)
 	}
 	return why

@@ -49,13 +49,14 @@ func (k *keeper) Tokens(context.Context, string) (out Kept, err error) {
 	return out, err
 }
 
-func (k *keeper) Lease(_ context.Context, _ string, version int64, by string, ttl time.Duration) (ours bool, err error) {
+func (k *keeper) Lease(_ context.Context, _ string, version int64, by string, ttl time.Duration) (ours, after bool, err error) {
 	err = k.do(func() {
+		after = k.by != ""
 		if ours = version == k.version && !time.Now().Before(k.until); ours {
 			k.by, k.until = by, time.Now().Add(ttl)
 		}
 	})
-	return ours, err
+	return ours, after, err
 }
 
 func (k *keeper) Release(_ context.Context, _, by string) error {
@@ -493,7 +494,7 @@ func TestDelegate_Elsewhere(t *testing.T) {
 			t.Errorf("%d reads", k.reads)
 		}
 		k.mu.Unlock()
-		all[0].Wait(time.Minute)
+		all[0].Close(time.Minute)
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		if k.version != 1 || p.n != 2 {
@@ -512,4 +513,84 @@ func TestDelegate_CantBeOpened(t *testing.T) {
 	if _, err := RevokeEnded(t.Context(), p, k, "s"); err != nil || len(k.plain) != 0 {
 		t.Error(err)
 	}
+}
+
+// TestDelegate_TakenOver: a gateway that could not write what it got is not
+// overtaken by one that takes over its lease when the store is back.
+func TestDelegate_TakenOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, p, all := fleet(2, time.Hour, time.Second)
+		for _, d := range all {
+			_, _ = d.Token(t.Context(), "s")
+		}
+		time.Sleep(2 * time.Hour)
+		go func() { time.Sleep(500 * time.Millisecond); k.setAway(true) }()
+		if got, err := all[0].Token(t.Context(), "s"); err != nil || got.Reveal() != "at2" {
+			t.Fatal(got.Reveal(), err)
+		}
+		time.Sleep(45 * time.Second)
+		k.setAway(false)
+		if got, err := all[1].Token(t.Context(), "s"); err != nil || got.Reveal() != "at2" || p.reused != 0 {
+			t.Errorf("%v %v, %d reused", got.Reveal(), err, p.reused)
+		}
+	})
+}
+
+// TestDelegate_OverUnsaved: a grant that ends while its tokens could not be
+// written ends the session when the store is back, and not before then is any
+// older token used.
+func TestDelegate_OverUnsaved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, p, all := fleet(1, 5*time.Hour, time.Second)
+		d := all[0]
+		old, _ := d.Token(t.Context(), "s")
+		go func() { time.Sleep(500 * time.Millisecond); k.setAway(true) }()
+		second, err := d.Renew(t.Context(), "s", old)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		p.set(func() { p.dead = true })
+		if _, err := d.Renew(t.Context(), "s", second); !errors.Is(err, ErrOver) {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if _, err := d.Token(t.Context(), "s"); !errors.Is(err, ErrOver) {
+			t.Error(err)
+		}
+		k.setAway(false)
+		time.Sleep(time.Minute)
+		if k.isEnded() == "" {
+			t.Error("not ended")
+		}
+	})
+}
+
+// TestDelegate_Close: what waits for another gateway holds nobody up; nothing
+// begins after it; and it may be called while requests come.
+func TestDelegate_Close(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, p, all := fleet(2, time.Hour, 0)
+		time.Sleep(2 * time.Hour)
+		_, _, _ = k.Lease(t.Context(), "s", 0, "somebody", time.Hour)
+		go func() { _, _ = all[0].Token(t.Context(), "s") }()
+		time.Sleep(time.Second)
+		began := time.Now()
+		all[0].Close(time.Minute)
+		if time.Since(began) > 0 {
+			t.Errorf("it took %s", time.Since(began))
+		}
+		time.Sleep(time.Hour)
+		var f *grant.Failure
+		if _, err := all[0].Token(t.Context(), "s"); !errors.As(err, &f) || p.n != 1 {
+			t.Error(err, p.n)
+		}
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() { _, _ = all[1].Token(t.Context(), "s") })
+			wg.Go(func() { all[1].Close(time.Second) })
+		}
+		wg.Wait()
+		time.Sleep(time.Hour)
+	})
 }

@@ -3,6 +3,7 @@ package login
 import (
 	"context"
 	"errors"
+	"net/http"
 	"time"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
@@ -26,7 +27,7 @@ func RevokeEnded(ctx context.Context, client Refresher, keeper Keeper, id string
 		return false, err
 	}
 	by := newLessee()
-	ours, err := keeper.Lease(ctx, id, kept.Version, by, leaseTTL)
+	ours, _, err := keeper.Lease(ctx, id, kept.Version, by, leaseTTL)
 	if err != nil || !ours {
 		return false, err
 	}
@@ -44,11 +45,17 @@ func RevokeEnded(ctx context.Context, client Refresher, keeper Keeper, id string
 	return err == nil && ok && putErr == nil, errors.Join(err, putErr)
 }
 
-// Passes reports whether an error may be gone later.
+// Passes reports whether an error about tokens that are to be revoked may be gone
+// later: somebody is away, says nonsense, or refuses this gateway, as while its
+// secret is changed.
 func Passes(err error) bool {
 	var f *grant.Failure
-	if errors.As(err, &f) {
-		return f.Cause == grant.CauseUnavailable
+	if !errors.As(err, &f) {
+		return err != nil && !errors.Is(err, ErrCantRevoke)
 	}
-	return err != nil && !errors.Is(err, ErrCantRevoke)
+	switch f.Code {
+	case "invalid_client", "unauthorized_client", "access_denied":
+		return true
+	}
+	return f.Cause != grant.CauseRefused || f.Status == http.StatusUnauthorized || f.Status == http.StatusForbidden
 }

@@ -137,6 +137,7 @@ type LoggedOut struct {
 	// Before is when sessions that are concerned began: who logs in after that is
 	// not, so that a token which is sent again ends nothing new.
 	Before time.Time
+	At     time.Time // when it was said
 }
 
 // JudgeLogout checks a logout token (Back-Channel Logout, 2.6). Errors: an
@@ -169,7 +170,8 @@ func (c *Client) JudgeLogout(ctx context.Context, text string) (LoggedOut, error
 	if bad != "" {
 		return out, refusedError("a logout token is refused", bad)
 	}
-	return LoggedOut{sub, sid, time.UnixMilli(issued).Add(leeway)}, nil
+	at := time.UnixMilli(issued).Add(time.Second) // iat has no parts of a second
+	return LoggedOut{sub, sid, at.Add(leeway), at}, nil
 }
 
 // peek reads who a token says it is from and about, without believing it.

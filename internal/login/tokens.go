@@ -31,6 +31,11 @@ const (
 	putRetry   = 500 * time.Millisecond
 	putFor     = 24 * time.Hour
 	putTimeout = 5 * time.Second
+	// putRetired is how long one is tried that was replaced, as by a reload.
+	putRetired = 10 * time.Minute
+	// takeoverWait is how long who takes over a lease that nobody gave back waits
+	// for what its holder may still write.
+	takeoverWait = 2 * time.Second
 	// askFor bounds one question to the provider: well within the lease.
 	askFor = 10 * time.Second
 	// failedFor is how long a provider that could not be asked about a session is
@@ -85,7 +90,9 @@ type Kept struct {
 type Keeper interface {
 	// Tokens reads them; auth.ErrNotFound: there is no such session.
 	Tokens(ctx context.Context, id string) (Kept, error)
-	Lease(ctx context.Context, id string, version int64, by string, ttl time.Duration) (ours bool, err error)
+	// Lease says whether it is ours now, and whether somebody had it who never
+	// gave it back.
+	Lease(ctx context.Context, id string, version int64, by string, ttl time.Duration) (ours, after bool, err error)
 	Release(ctx context.Context, id, by string) error
 	// Put replaces those of a version, and gives the lease back.
 	Put(ctx context.Context, id string, version int64, plain []byte) (did bool, err error)

@@ -107,16 +107,22 @@ func logoutHash(name string) []byte {
 	return fp[:]
 }
 
-// NoteLogout remembers that a provider logged somebody out, by sub, sid or both,
-// so that a sign-in under way ends nowhere. Call it before EndSessions.
-func (d *DB) NoteLogout(ctx context.Context, login, sub, sid string) error {
-	return d.wrap("noting a logout", d.write(ctx, d.current(), func(tx *sql.Tx, now int64) error {
-		for kind, name := range map[string]string{"sub": sub, "sid": sid} {
-			if name == "" || kind == "sub" && sid != "" { // one session of theirs
+// NoteLogout remembers that a provider logged somebody out at a time: the session
+// of a sid, and those of the sub that have none, or all of a sub. Call it before
+// EndSessions; a sign-in under way then ends nowhere.
+func (d *DB) NoteLogout(ctx context.Context, login, sub, sid string, at time.Time) error {
+	notes := map[string]string{"sub": sub}
+	if sid != "" {
+		notes = map[string]string{"sid": sid, "sub without sid": sub}
+	}
+	return d.wrap("noting a logout", d.write(ctx, d.current(), func(tx *sql.Tx, _ int64) error {
+		for kind, name := range notes {
+			if name == "" {
 				continue
 			}
-			if _, err := tx.ExecContext(ctx, `INSERT INTO client_assertions (client, jti, expires_at) VALUES ($1, $2, $3) ON CONFLICT (client, jti) DO UPDATE SET expires_at = excluded.expires_at`,
-				logoutName(login, kind), logoutHash(name), now+logoutNoted.Milliseconds()); err != nil {
+			if _, err := tx.ExecContext(ctx, `INSERT INTO client_assertions (client, jti, expires_at) VALUES ($1, $2, $3) ON CONFLICT (client, jti) DO UPDATE
+				SET expires_at = CASE WHEN client_assertions.expires_at > excluded.expires_at THEN client_assertions.expires_at ELSE excluded.expires_at END`,
+				logoutName(login, kind), logoutHash(name), Millis(at.Add(logoutNoted))); err != nil {
 				return err
 			}
 		}
@@ -126,10 +132,21 @@ func (d *DB) NoteLogout(ctx context.Context, login, sub, sid string) error {
 
 // loggedOut reports whether who signs in was logged out since that began.
 func loggedOut(ctx context.Context, tx *sql.Tx, s *auth.Session, began time.Time) (bool, error) {
-	var n int
-	err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM client_assertions WHERE expires_at > $5 AND (client = $1 AND jti = $2 OR client = $3 AND jti = $4 AND $4 <> $6)`,
-		logoutName(s.Login, "sub"), logoutHash(s.Sub), logoutName(s.Login, "sid"), logoutHash(s.SID), Millis(began.Add(logoutNoted)), logoutHash("")).Scan(&n)
-	return n > 0, err
+	looks := map[string]string{"sub": s.Sub, "sid": s.SID}
+	if s.SID == "" {
+		looks = map[string]string{"sub": s.Sub, "sub without sid": s.Sub}
+	}
+	total := 0
+	for kind, name := range looks {
+		n := 0
+		err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM client_assertions WHERE client = $1 AND jti = $2 AND expires_at > $3`,
+			logoutName(s.Login, kind), logoutHash(name), Millis(began.Add(logoutNoted))).Scan(&n)
+		if err != nil {
+			return false, err
+		}
+		total += n
+	}
+	return total > 0, nil
 }
 
 func errLoggedOut(out bool) error {

@@ -52,14 +52,20 @@ func (d *DB) SessionTokens(ctx context.Context, ring *secret.Ring, id string) (S
 }
 
 // LeaseSession reports whether by may change a session's tokens, of that version,
-// for a while: nobody else may meanwhile.
-func (d *DB) LeaseSession(ctx context.Context, id string, version int64, by string, ttl time.Duration) (ours bool, err error) {
+// for a while: nobody else may meanwhile. after says that somebody had a lease who
+// never gave it back.
+func (d *DB) LeaseSession(ctx context.Context, id string, version int64, by string, ttl time.Duration) (ours, after bool, err error) {
 	err = d.wrap("leasing a session's tokens", d.write(ctx, d.current(), func(tx *sql.Tx, now int64) error {
+		var before string
+		if err := tx.QueryRowContext(ctx, `SELECT leased_by FROM sessions WHERE id = $1`, id).Scan(&before); err != nil && !noRow(err) {
+			return err
+		}
 		res, err := tx.ExecContext(ctx, `UPDATE sessions SET leased_by = $3, leased_until = $4 WHERE id = $1 AND tokens_version = $2 AND leased_until <= $5`,
 			id, version, by, now+ttl.Milliseconds(), now)
+		after = before != ""
 		return changedOne(res, err, &ours)
 	}))
-	return ours, err
+	return ours, after, err
 }
 
 // ReleaseSession gives a lease back.

@@ -48,6 +48,7 @@ type op struct {
 	back     func(q url.Values)                                 // changes what the browser is sent back with
 	sign     func(header map[string]any, claims []byte) *string // another way to sign
 	slow     func()                                             // is called before a refresh is answered, without the lock
+	refusals int                                                // at the revocation endpoint
 	apiSaw   []http.Header
 	n        int
 }
@@ -230,6 +231,7 @@ func (p *op) revoke(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if id, secret, _ := r.BasicAuth(); id != p.client || secret != p.secret {
+		p.refusals++
 		w.WriteHeader(401)
 		return
 	}

@@ -324,6 +324,15 @@ func TestBackChannelLogout(t *testing.T) {
 	if a, _ := late.open("/"); a.Status != 400 || late.session() != "" {
 		t.Errorf("signed in after the logout: %d", a.Status)
 	}
+	// A logout token that is sent again refuses nobody who began after it.
+	old := token(func(c map[string]any) { c["sub"], c["iat"] = "fay", time.Now().Unix()-30 })
+	for range 2 {
+		if status := send(old); status != 200 {
+			t.Error(status)
+		}
+		p.set(func() { p.sub, p.claims = "fay", func(map[string]any) {} })
+		newVisitor(g).signIn("/")
+	}
 	// A provider whose ID tokens have no sid, and whose logout tokens have.
 	p.set(func() { p.claims = func(c map[string]any) { delete(c, "sid") }; p.sub = "erin" })
 	erin := newVisitor(g)
@@ -362,5 +371,59 @@ func TestLogin_Outages(t *testing.T) {
 	}
 	if v.mine() != 401 {
 		t.Error("still signed in")
+	}
+}
+
+// TestLogout_OneThatFails: tokens that the provider can't revoke don't keep it from
+// hearing of others, and a gateway that it refuses for a while tries again.
+func TestLogout_OneThatFails(t *testing.T) {
+	p := newOP(t)
+	g := startLogin(t, p, "", "")
+	poison := ""
+	p.set(func() {
+		p.answer = func(w http.ResponseWriter, r *http.Request) bool {
+			if r.URL.Path == "/revoke" && poison == "" {
+				poison = r.PostFormValue("token")
+			}
+			if bad := r.URL.Path == "/revoke" && r.PostFormValue("token") == poison; !bad {
+				return false
+			}
+			w.WriteHeader(500)
+			return true
+		}
+	})
+	gone := func(n int) {
+		t.Helper()
+		within(t, 40*time.Second, "its tokens are revoked", func() bool {
+			left := 0
+			for _, s := range g.sessions() {
+				if s.HasTokens {
+					left++
+				}
+			}
+			return left == n
+		})
+	}
+	for range 2 {
+		v := newVisitor(g)
+		v.signIn("/")
+		if a := v.ask("POST", "/auth/logout", "x=1", "Sec-Fetch-Site", "same-origin"); a.Status != 303 {
+			t.Fatal(a.Status)
+		}
+	}
+	gone(1)
+	v := newVisitor(g)
+	v.signIn("/")
+	p.set(func() { p.answer = nil; p.secret = "changed" })
+	v.ask("POST", "/auth/logout", "x=1", "Sec-Fetch-Site", "same-origin")
+	eventually(t, "it is refused", func() bool { p.mu.Lock(); defer p.mu.Unlock(); return p.refusals > 0 })
+	p.set(func() { p.secret = "login-secret-0123" })
+	gone(0)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for token, good := range p.refresh {
+		if good {
+			t.Errorf("%s is good", token)
+		}
 	}
 }

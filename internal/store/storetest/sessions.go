@@ -102,8 +102,9 @@ func testSessions(t *testing.T, backend func(string) store.Backend) {
 	// A sign-in that began before who signs in was logged out comes to nothing,
 	// one that began after it does.
 	began := time.Now().Add(-time.Minute)
-	must(t, db.NoteLogout(ctx, "corp", "gone", ""))
-	must(t, db.NoteLogout(ctx, "corp", "stays", "sid-gone"))
+	must(t, db.NoteLogout(ctx, "corp", "gone", "", time.Now()))
+	must(t, db.NoteLogout(ctx, "corp", "stays", "sid-gone", time.Now()))
+	must(t, db.NoteLogout(ctx, "corp", "gone", "", began.Add(-time.Hour))) // an old one that comes again changes nothing
 	for n, tc := range []struct {
 		login, sub, sid string
 		began           time.Time
@@ -115,8 +116,9 @@ func testSessions(t *testing.T, backend func(string) store.Backend) {
 		{"other", "gone", "x", began, false},
 		{"corp", "stays", "sid-gone", began, true},
 		{"corp", "stays", "sid-other", began, false},
-		{"corp", "stays", "", began, false},
-		{"corp", "", "", began, false},
+		{"corp", "stays", "", began, true},
+		{"corp", "stays", "", time.Now().Add(time.Second), false},
+		{"corp", "another", "", began, false},
 	} {
 		one := newSession(20 + n)
 		one.Login, one.Sub, one.SID = tc.login, tc.sub, tc.sid
@@ -158,8 +160,11 @@ func testSessionTokens(t *testing.T, backend func(string) store.Backend) {
 	}
 	lease := func(version int64, by string, ttl time.Duration) bool {
 		t.Helper()
-		ours, err := db.LeaseSession(ctx, s.ID, version, by, ttl)
+		ours, after, err := db.LeaseSession(ctx, s.ID, version, by, ttl)
 		must(t, err)
+		if ours && after != (by == "c") { // who takes over from b
+			t.Errorf("%s: taken over %v", by, after)
+		}
 		return ours
 	}
 	if lease(1, "a", time.Hour) || !lease(0, "a", time.Hour) || lease(0, "b", time.Hour) || lease(0, "a", time.Hour) {
