@@ -245,7 +245,6 @@ func (a *App) provisionLogin(name string, c *LoginConfig) error {
 	if err != nil {
 		return fmt.Errorf("comparing configurations: %w", err)
 	}
-	masker.AddParams("code", "nonce")
 	keysOf := jwks.Config{Issuer: c.Issuer}
 	v, _, err := keySets.LoadOrNew(keysOf, func() (caddy.Destructor, error) {
 		client := fetch.New(keysTimeout, keysConns)

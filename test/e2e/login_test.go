@@ -17,7 +17,10 @@ import (
 // of the cookie; nothing of all that is in a log, the store's file, or the URL.
 func TestLogin_Journey(t *testing.T) {
 	p := newOP(t)
-	g := startLogin(t, p, "meta_claims email groups\nparam prompt select_account", "public /healthz", "identity_headers {\nmap X-Email meta.email\nmap X-Groups meta.groups\n}")
+	g := start(t, options{
+		auth: loginConf(p, "meta_claims email groups\nparam prompt select_account") + "\nidentity_headers {\nmap X-Email meta.email\nmap X-Groups meta.groups\n}",
+		site: "log\nauth_login corp {\npublic /healthz\n}",
+	})
 	v := newVisitor(g)
 	v.cookies["app"] = "theirs"
 	saw := v.signIn("/deep/link?a=1&next=%2F%2Fevil")
@@ -77,7 +80,7 @@ func TestLogin_Journey(t *testing.T) {
 	g.want(g.do("GET", "/", "X-API-Key", key, "Cookie", "__Host-caddy-auth-session-corp="+v.session()), 400, auth.CodeInvalidRequest)
 	g.want(g.do("GET", "/", "X-API-Key", "bad", "Cookie", "__Host-caddy-auth-session-corp="+v.session()), 400, auth.CodeInvalidRequest)
 
-	secrets := []string{v.session(), p.secret, q.Get("nonce")}
+	secrets := []string{v.session(), p.secret}
 	p.set(func() {
 		for token := range p.access {
 			secrets = append(secrets, token)
@@ -87,6 +90,9 @@ func TestLogin_Journey(t *testing.T) {
 		}
 	})
 	secrets = append(secrets, "code=code-")
+	if !strings.Contains(g.logs(), "/auth/callback?code=REDACTED") {
+		t.Error("the callback is not in the access log")
+	}
 	logs := g.logs()
 	var files string
 	for _, name := range []string{"auth.db", "auth.db-wal"} {
