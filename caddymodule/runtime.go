@@ -484,19 +484,6 @@ func (rt *runtime) writeUses(limit int) {
 	rt.pending = nil
 }
 
-func (rt *runtime) prune() {
-	db := rt.db.Load()
-	if db == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
-	defer cancel()
-	kept := max(journalKept, 2*rt.follower.Config().Memory)
-	if err := errors.Join(db.PruneJournal(ctx, kept), db.PruneNodes(ctx), db.PruneCutOffs(ctx), pruneAll(ctx, db.PruneTokens), pruneAll(ctx, db.PruneSessions)); err != nil {
-		rt.logger().Warn("pruning the journal", zap.Error(err))
-	}
-}
-
 // hinted puts an error's hint into its text, for logs and Caddy's own output.
 func hinted(err error) error {
 	if h := auth.Hint(err); h != "" {

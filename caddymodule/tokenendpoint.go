@@ -206,12 +206,3 @@ func (rt *runtime) writeTokens(ctx context.Context, issues []*oauth.Issue) error
 	}
 	return db.IssueTokens(ctx, issues)
 }
-
-// pruneAll removes what has ended, a part at a time.
-func pruneAll(ctx context.Context, prune func(context.Context) (bool, error)) error {
-	for {
-		if more, err := prune(ctx); err != nil || !more {
-			return err
-		}
-	}
-}

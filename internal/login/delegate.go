@@ -221,65 +221,6 @@ func (d *Delegate) begin(id string, h *heldTokens, refused string) {
 	}()
 }
 
-// works counts work that must not be cut off: a refresh token that was used and
-// is not replaced ends a session. It is refused where the gateway stops.
-func (d *Delegate) works() (done func(), ok bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.worksLocked()
-}
-
-func (d *Delegate) worksLocked() (done func(), ok bool) {
-	if d.closing {
-		return nil, false
-	}
-	d.busy++
-	ended := func() {}
-	if d.events.Working != nil {
-		ended = d.events.Working()
-	}
-	return func() {
-		d.mu.Lock()
-		if d.busy--; d.busy == 0 {
-			for _, c := range d.idle {
-				close(c)
-			}
-			d.idle = nil
-		}
-		d.mu.Unlock()
-		ended()
-	}, true
-}
-
-// Close waits until no tokens are refreshed or still to be written, or for a
-// while. Nothing is refreshed after it was called.
-func (d *Delegate) Close(most time.Duration) {
-	d.mu.Lock()
-	d.closing = true
-	idle := make(chan struct{})
-	if d.busy == 0 {
-		close(idle)
-	} else {
-		d.idle = append(d.idle, idle)
-	}
-	d.mu.Unlock()
-	select {
-	case <-idle:
-	case <-d.after(most):
-	}
-}
-
-// Retire says that another Delegate takes its place: what could not be written is
-// tried for some minutes only.
-func (d *Delegate) Retire() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.retired = d.now()
-}
-
-// errClosing: the gateway stops.
-var errClosing = errors.New("this gateway is being stopped")
-
 // errElsewhere: another gateway refreshes tokens that are still good.
 var errElsewhere = errors.New("another gateway refreshes them")
 
@@ -438,79 +379,11 @@ func (d *Delegate) put(ctx context.Context, id string, version int64, t Tokens) 
 	return errLost
 }
 
-// saveLater begins to save. d.mu is held.
-func (d *Delegate) saveLater(id string, h *heldTokens) {
-	done, ok := d.worksLocked()
-	if !ok {
-		done = func() {}
-	}
-	go func() {
-		defer done()
-		d.save(id, h)
-	}()
-}
-
-// save keeps on trying to write what the store does not know: without it the
-// session would have a refresh token that is used up. It is the session's flight
-// while it does, so nothing else changes the tokens meanwhile.
-func (d *Delegate) save(id string, h *heldTokens) {
-	for began := d.now(); ; {
-		<-d.after(putRetry)
-		d.mu.Lock()
-		if h.flight != nil {
-			d.mu.Unlock()
-			continue
-		}
-		f := &refreshing{done: make(chan struct{}), saving: true}
-		h.flight = f
-		t, version, over := h.tokens, h.version, h.over
-		late := d.now().After(began.Add(putFor)) || !d.retired.IsZero() && d.now().After(d.retired.Add(putRetired))
-		d.mu.Unlock()
-		ctx, cancel := context.WithTimeout(context.Background(), putTimeout)
-		var err error
-		if over {
-			err = d.keeper.End(ctx, id, endedReason)
-		} else {
-			err = d.put(ctx, id, version, t)
-		}
-		cancel()
-		d.mu.Lock()
-		h.flight = nil
-		ended := err == nil || errors.Is(err, errLost) || late
-		if ended {
-			h.unsaved, h.version = false, version+1
-			if err != nil || over { // what the store has counts
-				h.read = false
-				d.drop(id, h)
-			}
-		}
-		d.mu.Unlock()
-		close(f.done)
-		if ended {
-			return
-		}
-	}
-}
-
 // drop forgets what is held of a session. d.mu is held.
 func (d *Delegate) drop(id string, h *heldTokens) {
 	if d.held[id] == h {
 		delete(d.held, id)
 	}
-}
-
-// refreshUnsaved refreshes tokens that the store does not know yet.
-func (d *Delegate) refreshUnsaved(ctx context.Context, have Tokens, version int64) (Tokens, int64, bool, error) {
-	if have.Refresh == "" {
-		return have, version, false, grant.Unavailable("the store is away", auth.ErrUnavailable)
-	}
-	done, ok := d.works()
-	if !ok {
-		return have, version, false, grant.Unavailable("refreshing", errClosing)
-	}
-	defer done()
-	next, err := d.client.Refresh(ctx, have)
-	return next, version, false, err
 }
 
 // endedReason is why a session ends that has no tokens any more.
