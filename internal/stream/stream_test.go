@@ -265,14 +265,22 @@ func TestRegistry_Sessions(t *testing.T) {
 		later := q.id
 		later.NotAfter = time.Now().Add(10 * time.Minute).UnixMilli()
 		j.say(fp, auth.Verdict{Outcome: auth.Allow, Identity: later})
+		ended := func() []string {
+			q.mu.Lock()
+			defer q.mu.Unlock()
+			return slices.Clone(q.ended)
+		}
 		time.Sleep(5 * time.Minute)
-		if q.ended != nil || j.asked != 1 {
-			t.Errorf("ended %q, asked %d times", q.ended, j.asked)
+		j.mu.Lock()
+		asked := j.asked
+		j.mu.Unlock()
+		if ended() != nil || asked != 1 {
+			t.Errorf("ended %q, asked %d times", ended(), asked)
 		}
 		j.say(fp, auth.Denied(auth.ReasonExpired))
 		time.Sleep(6 * time.Minute)
-		if len(q.ended) != 1 || q.ended[0] != "expired" {
-			t.Errorf("ended %q", q.ended)
+		if got := ended(); len(got) != 1 || got[0] != "expired" {
+			t.Errorf("ended %q", got)
 		}
 	})
 }
