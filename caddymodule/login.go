@@ -245,6 +245,7 @@ func (a *App) provisionLogin(name string, c *LoginConfig) error {
 	if err != nil {
 		return fmt.Errorf("comparing configurations: %w", err)
 	}
+	masker.AddCallback(pathOf(c.Redirect))
 	keysOf := jwks.Config{Issuer: c.Issuer}
 	v, _, err := keySets.LoadOrNew(keysOf, func() (caddy.Destructor, error) {
 		client := fetch.New(keysTimeout, keysConns)

@@ -18,7 +18,6 @@ import (
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/fetch"
-	"github.com/caddy-auth/caddy-auth/internal/grant"
 	"github.com/caddy-auth/caddy-auth/internal/login"
 	"github.com/caddy-auth/caddy-auth/internal/store"
 	"github.com/caddy-auth/caddy-auth/internal/verifier"
@@ -172,9 +171,6 @@ func (s *signIn) finish(h *Handler, w http.ResponseWriter, r *http.Request, cook
 	if i := strings.IndexByte(originalTarget(r), '?'); i >= 0 {
 		query = originalTarget(r)[i+1:]
 	}
-	if code := r.URL.Query().Get("code"); len(code) < longestCode {
-		s.codes.hideToken(grant.Grant{Token: auth.NewSecret(code), Expires: time.Now().Add(time.Minute)})
-	}
 	address := network(h.addresses.any(r))
 	if left := s.rt.codes.Left(address, time.Now()); address.IsValid() && left > 0 { // the provider is not to be asked for who only tries
 		w.Header().Set("Retry-After", strconv.Itoa(int(left.Seconds())+1))
@@ -206,9 +202,6 @@ func (s *signIn) finish(h *Handler, w http.ResponseWriter, r *http.Request, cook
 	s.log().Info("signed in", zap.String("subject", in.Session.Subject), zap.String("session", in.Session.ID), zap.String("client_ip", clientIP(r)))
 	return redirectTo(w, in.Return, http.StatusSeeOther) // RFC 9700, 4.12
 }
-
-// longestCode is the longest code that is looked for in logs, in bytes.
-const longestCode = 4 << 10
 
 // network is whom an address is: of IPv6 everybody has a /64.
 func network(a netip.Addr) netip.Addr {

@@ -45,7 +45,6 @@ type loginSource struct {
 	endpoint *grant.Endpoint
 	file     *outbound.File // nil: the secret does not change
 	hidden   hiddenTexts
-	codes    hiddenTexts // that came back lately: the request's log has its URI
 
 	startOnce sync.Once
 	stopWatch func()
@@ -115,7 +114,7 @@ func (s *loginSource) start() {
 
 // Destruct implements caddy.Destructor.
 func (s *loginSource) Destruct() error {
-	time.AfterFunc(time.Minute, func() { s.hidden.forget(); s.codes.forget() }) // what is under way may still be logged
+	time.AfterFunc(time.Minute, s.hidden.forget) // what is under way may still be logged
 	if s.stopWatch != nil {
 		s.stopWatch()
 	}

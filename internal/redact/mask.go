@@ -28,6 +28,8 @@ type Masker struct {
 
 	secrets  map[any][]auth.Secret // guarded by mu
 	literals atomic.Pointer[[]string]
+
+	callbacks atomic.Pointer[[]string] // paths with a ? behind; see AddCallback
 }
 
 // maskedNames is immutable.
@@ -189,7 +191,7 @@ var masked = []string{Mark}
 
 // String returns what may be logged of any text: a target, a URL or prose.
 func (m *Masker) String(s string) string {
-	s = m.maskImported(m.maskLiterals(s))
+	s = m.maskCodes(m.maskImported(m.maskLiterals(s)))
 	if m.clean(s) {
 		return s
 	}
