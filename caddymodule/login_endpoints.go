@@ -52,7 +52,8 @@ func (l *LoginHandler) serveEndpoint(w http.ResponseWriter, r *http.Request, ans
 	rt := h.app.rt
 	rt.enter()
 	defer rt.leave()
-	cookies := takeCookies(r)
+	var in admitted
+	h.admit(r, &in)
 	target := h.site.JudgeTarget(r.Method, originalTarget(r), false, rt.prefixes(), rt.verifier.Imported())
 	switch {
 	case target.Refusal != nil:
@@ -69,7 +70,7 @@ func (l *LoginHandler) serveEndpoint(w http.ResponseWriter, r *http.Request, ans
 		return nil
 	}
 	rt.awaitOpen(r.Context())
-	return answer.serve(h, w, r, cookies)
+	return answer.serve(h, w, r, in.cookies)
 }
 
 func newInstance() string { return "urn:uuid:" + uuid.NewString() }

@@ -125,7 +125,7 @@ func (l *LoginHandler) ServeHTTP(w http.ResponseWriter, r *http.Request, next ca
 	if callerOf(r) != nil { // another one has let it through
 		return next.ServeHTTP(w, r)
 	}
-	takeCookies(r)
+	takeCookies(r) // the credential is not ours here
 	l.Handler.policy.Clean(r, l.Handler.sources.Aliases())
 	return guarded.ServeHTTP(w, r)
 }

@@ -93,7 +93,7 @@ func (i *Introspect) Provision(ctx caddy.Context) error {
 
 func (e *Endpoint) provision(ctx caddy.Context, name, path string, known func(*oauth.Endpoints) *string) error {
 	e.name = name
-	e.answer = &Handler{answersOnly: true}
+	e.answer = &Handler{answersOnly: true, ForwardCredential: true} // clients prove who they are to the endpoint itself
 	if err := e.answer.Provision(ctx); err != nil {
 		return err
 	}
@@ -159,6 +159,8 @@ func (e *Endpoint) serve(w http.ResponseWriter, r *http.Request, answer func(*oa
 	rt := h.app.rt
 	rt.enter()
 	defer rt.leave()
+	var in admitted
+	h.admit(r, &in)
 	h.warnPlainHTTP(r)
 	if h.tooEarly(r) { // it could be a replay
 		return h.refuse(w, r, verifier.TooEarlyRefusal(), nil)

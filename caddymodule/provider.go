@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"errors"
 	"net/http"
 
 	"github.com/caddyserver/caddy/v2"
@@ -16,13 +17,12 @@ func init() { caddy.RegisterModule(Provider{}) }
 // handler auth, with the same fields. What that handler can't express is left
 // out or done otherwise:
 //
-//   - It answers every failure 401 and then runs the error routes. A provider
-//     that is alone writes what is no 401 (400, 403, 503) before that; beside
-//     other providers it can't, so that an outage looks like a bad credential.
-//   - With several providers the order is random, and one that fails falls
-//     through to the next.
+//   - It answers every failure 401 and then runs the error routes. What is no
+//     401 (400, 403, 503) the provider writes before that.
+//   - It must be the only provider. Caddy asks providers in random order and
+//     stops at the first that lets a request in: identity headers that the client
+//     chose would then reach the upstream, since this provider never saw them.
 //   - It does not end requests under way when their credential ends (streams).
-//   - "errors handle_errors" and "optional" beside other providers mean little.
 //
 // Use the handler auth where you can.
 type Provider struct {
@@ -71,6 +71,12 @@ func (p *Provider) Authenticate(w http.ResponseWriter, r *http.Request) (user ca
 
 // Provision compiles the site's rules.
 func (p *Provider) Provision(ctx caddy.Context) error {
+	for _, module := range ctx.Modules() {
+		if a, ok := module.(*caddyauth.Authentication); ok && len(a.ProvidersRaw) > 1 {
+			return errors.New("the provider auth must stand alone: where another provider lets a request in first, the identity headers that its client sent would reach the upstream; " +
+				"use the handler auth, and authentication with the other providers before it")
+		}
+	}
 	p.Errors = "" // the error routes are Caddy's doing
 	return p.Handler.Provision(ctx)
 }

@@ -98,6 +98,8 @@ func (q *Require) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	c, explain := callerOf(r), q.fallback.explain
 	switch {
 	case c == nil:
+		var in admitted
+		q.fallback.admit(r, &in)
 		missing := q.fallback.sources.MissingRefusal()
 		explain.requirement(q, missing, "")
 		return q.fallback.refuse(w, r, missing, nil)

@@ -78,11 +78,10 @@ func (j *judgement) refused() *auth.Identity {
 func (h *Handler) judge(r *http.Request, j *judgement) {
 	rt := h.app.rt
 	prefixes := rt.prefixes()
-	presented := h.sources.Take(r.Header, prefixes, h.ForwardCredential)
-	if h.app.signIns.any() {
-		j.cookies = takeCookies(r)
-	}
-	h.policy.Clean(r, h.sources.Aliases())
+	var in admitted
+	h.admit(r, &in)
+	presented := in.presented
+	j.cookies = in.cookies
 	target := h.site.JudgeTarget(r.Method, originalTarget(r), verifier.IsPreflight(r.Method, r.Header), prefixes, rt.verifier.Imported())
 	h.explain.target(h, r, &target)
 	switch {
@@ -183,12 +182,8 @@ func (h *Handler) passAnonymous(w http.ResponseWriter, r *http.Request, next cad
 // keeps the identity and adds its own checks. It cleans first, as on every
 // path, and puts the identity back.
 func (h *Handler) again(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, c *caller) error {
-	h.sources.Take(r.Header, h.app.rt.prefixes(), h.ForwardCredential) // its credential headers go, unread
-	var cookies []login.Cookie
-	if h.app.signIns.any() {
-		cookies = takeCookies(r)
-	}
-	h.policy.Clean(r, h.sources.Aliases())
+	var in admitted
+	h.admit(r, &in) // its credential headers go, unread
 	c.add(h)
 	if refusal := c.inject(r); refusal != nil {
 		return h.refuse(w, r, refusal, nil)
@@ -204,7 +199,7 @@ func (h *Handler) again(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 			c.public = c.public && target.Public
 			return next.ServeHTTP(w, r)
 		}
-		j := judgement{refusal: h.sources.MissingRefusal(), cookies: cookies}
+		j := judgement{refusal: h.sources.MissingRefusal(), cookies: in.cookies}
 		if h.login != nil && h.explain == nil {
 			if done, err := h.lead(w, r, &j); done {
 				return err

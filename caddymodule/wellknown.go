@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -13,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-auth/caddy-auth/internal/oauth"
+	"github.com/caddy-auth/caddy-auth/internal/verifier"
 )
 
 func init() {
@@ -34,6 +36,7 @@ type WellKnown struct {
 	Resources []string `json:"resources,omitempty"`
 
 	app       *App
+	answer    *Handler // refuses where the keys are not known
 	documents map[string]func() (any, bool)
 }
 
@@ -63,6 +66,10 @@ func (k *WellKnown) Provision(ctx caddy.Context) error {
 		return err
 	}
 	k.app = app.(*App)
+	k.answer = &Handler{answersOnly: true}
+	if err := k.answer.Provision(ctx); err != nil {
+		return err
+	}
 	a := k.app.authority
 	a.documents = true
 	k.documents = map[string]func() (any, bool){oauth.JWKSPath: k.keySet}
@@ -137,8 +144,9 @@ func (k *WellKnown) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddy
 	case !ok:
 		return next.ServeHTTP(w, r)
 	case document == nil:
-		w.Header().Set("Retry-After", "1")
-		return caddyhttp.Error(http.StatusServiceUnavailable, fmt.Errorf("the keys were not read yet"))
+		var in admitted
+		k.answer.admit(r, &in)
+		return k.answer.refuse(w, r, verifier.UndecidedRefusal(errors.New("the keys were not read yet")), nil)
 	}
 	kind := "application/json"
 	if r.URL.Path == oauth.JWKSPath {

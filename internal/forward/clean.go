@@ -56,13 +56,52 @@ func (p *Policy) strip(h http.Header, aliases map[string]bool) {
 		if name == "" || !p.first[name[0]] && (len(aliases) == 0 || plainName(name)) {
 			continue
 		}
-		folded := buf[:0]
-		if len(name) > maxFold {
-			folded = make([]byte, 0, len(name)) // a prefix may still match
-		}
-		folded = auth.AppendFolded(folded, name)
-		if p.removes(folded) || aliases[string(folded)] && !plainName(name) {
+		folded := foldInto(buf[:0], name)
+		if p.removes(folded) || len(aliases) > 0 && isAlias(aliases, name, folded) {
 			delete(h, name)
+		}
+	}
+}
+
+// foldInto folds a name into a buffer, if it fits: a prefix of a long one may
+// still be one to remove.
+func foldInto(buf []byte, name string) []byte {
+	if len(name) > cap(buf) {
+		buf = make([]byte, 0, len(name))
+	}
+	return auth.AppendFolded(buf, name)
+}
+
+// isAlias reports whether a name is another spelling of one of aliases, or one
+// of them behind what upstreams take off.
+func isAlias(aliases map[string]bool, name string, folded []byte) bool {
+	if aliases[string(folded)] {
+		return !plainName(name)
+	}
+	for rest := takeOff(folded); len(rest) != len(folded); rest = takeOff(folded) {
+		if folded = rest; aliases[string(folded)] {
+			return true
+		}
+	}
+	return false
+}
+
+// RemoveOwn removes the headers that the policy sets or was told to strip, in
+// every spelling, and nothing else.
+func (p *Policy) RemoveOwn(r *http.Request) {
+	var buf [maxFold]byte
+	for name := range r.Header {
+		folded := foldInto(buf[:0], name)
+		for {
+			if p.ownName(folded) {
+				delete(r.Header, name)
+				break
+			}
+			rest := takeOff(folded)
+			if len(rest) == len(folded) {
+				break
+			}
+			folded = rest
 		}
 	}
 }

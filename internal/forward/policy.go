@@ -12,14 +12,28 @@ import (
 // DefaultPrefix begins the names of our headers.
 const DefaultPrefix = "X-Auth-"
 
-// Identity headers of other gateways, which upstreams may still trust. A name
-// that ends in * is a prefix.
+// Headers that upstreams may trust although this gateway does not set them. A
+// name that ends in * is a prefix. A policy's Keep exempts names.
 var foreignHeaders = []string{
+	// Identities, as other gateways write them.
 	"Remote-User", "Remote-Name", "Remote-Email", "Remote-Groups", "X-Remote-*",
 	"X-Forwarded-User", "X-Forwarded-Email", "X-Forwarded-Groups", "X-Forwarded-Preferred-Username", "X-Forwarded-Access-Token",
-	"X-Auth-Request-*", "X-Consumer-*", "X-Credential-Identifier", "X-Anonymous-Consumer", "X-Authenticated-*",
-	"X-WebAuth-*", "X-Pomerium-*", "X-Authentik-*",
+	"X-Auth-Request-*", "X-Consumer-*", "X-Credential-*", "X-Anonymous-Consumer", "X-Authenticated-*",
+	"X-WebAuth-*", "X-Pomerium-*", "X-Authentik-*", "X-Vouch-*", "X-Userinfo", "X-Token-*",
+	"Cf-Access-*", "Tailscale-User-*", "X-Goog-Authenticated-*", "X-Goog-Iap-*", "X-Apigateway-Api-Userinfo", "X-Endpoint-Api-Userinfo",
+	"X-Amzn-Oidc-*", "X-Amzn-Request-Context", "X-Amzn-Lambda-Context", "X-Ms-Client-Principal*", "X-Ms-Token-*",
+	"Oidc-Claim-*", "Shib-*", "Iv-User", "Iv-Groups", "Iv-Creds", "Sm-User", "Sm-Userdn", "Oam-Remote-User",
+	// Certificates, as proxies that end TLS write them.
+	"X-Forwarded-Client-Cert", "X-Client-Cert*", "Ssl-Client-*", "X-Ssl-Client-*", "Wl-Proxy-Client-*",
+	// Another method or place than the gateway judged.
+	"X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "X-Original-Method",
+	"X-Original-URL", "X-Original-URI", "X-Original-Path", "X-Rewrite-URL", "X-Override-URL", "X-HTTP-Path-Override", "X-HTTP-DestinationURL", "X-Envoy-Original-Path",
 }
+
+// takenOff begin names that some upstreams read without them, folded:
+// grpc-gateway makes metadata x of Grpc-Metadata-X, AWS API Gateway renames x to
+// X-Amzn-Remapped-X, and CGI's HTTP_ is taken off more than once by some.
+var takenOff = []string{"grpc_metadata_", "http_", "x_amzn_remapped_"}
 
 // Names a policy may neither set nor map to.
 var forbiddenNames = []string{
@@ -52,12 +66,13 @@ type header struct {
 
 // Policy is a compiled Config.
 type Policy struct {
-	headers  []header
-	prefix   string
-	exact    map[string]bool // folded names to remove
-	prefixes []string        // folded prefixes to remove
-	keep     map[string]bool // folded
-	first    [256]bool       // first bytes that anything to remove can begin with
+	headers []header
+	prefix  string
+	exact   map[string]bool // folded names to remove; true: they are ours
+	own     []string        // folded prefixes to remove that are ours
+	foreign []string        // and others
+	keep    map[string]bool // folded
+	first   [256]bool       // first bytes that anything to remove can begin with
 }
 
 func fields() []header {
@@ -86,7 +101,7 @@ func Compile(c Config) (*Policy, error) {
 		h.name = http.CanonicalHeaderKey(c.Prefix + h.name)
 		p.headers = append(p.headers, h)
 	}
-	p.prefixes = append(p.prefixes, fold(c.Prefix))
+	p.own = append(p.own, fold(c.Prefix))
 	for _, m := range c.Map {
 		h, err := compileMapping(m)
 		if err != nil {
@@ -97,24 +112,35 @@ func Compile(c Config) (*Policy, error) {
 		p.exact[fold(h.name)] = true
 	}
 	errs = append(errs, p.compileKeep(c)...)
-	for _, s := range slices.Concat(foreignHeaders, c.Strip) {
-		name, isPrefix := strings.CutSuffix(s, "*")
-		switch {
-		case !validName(name) || isPrefix && len(name) < 3:
-			errs = append(errs, auth.Invalidf("strip %q: want a header name, or the beginning of one and a star", s))
-		case isPrefix:
-			p.prefixes = append(p.prefixes, fold(name))
-		default:
-			p.exact[fold(name)] = true
-		}
+	for _, s := range c.Strip {
+		errs = append(errs, p.remove(s, true))
+	}
+	for _, s := range foreignHeaders {
+		errs = append(errs, p.remove(s, false))
 	}
 	for n := range p.exact {
 		p.markFirst(n[0])
 	}
-	for _, n := range p.prefixes {
+	for _, n := range slices.Concat(p.own, p.foreign, takenOff) {
 		p.markFirst(n[0])
 	}
 	return p, errors.Join(errs...)
+}
+
+// remove adds a name, or the beginning of names, to those that are removed.
+func (p *Policy) remove(s string, own bool) error {
+	name, isPrefix := strings.CutSuffix(s, "*")
+	switch f := fold(name); {
+	case !validName(name) || isPrefix && len(name) < 3:
+		return auth.Invalidf("strip %q: want a header name, or the beginning of one and a star", s)
+	case isPrefix && own:
+		p.own = append(p.own, f)
+	case isPrefix:
+		p.foreign = append(p.foreign, f)
+	default:
+		p.exact[f] = own || p.exact[f]
+	}
+	return nil
 }
 
 // markFirst marks every byte that folds to c.
@@ -185,19 +211,59 @@ func (p *Policy) Claims(name string) bool {
 
 const maxFold = 96
 
+// removes reports whether a header is removed whose name, folded, is this one,
+// or becomes one to remove when an upstream takes its beginning off.
 func (p *Policy) removes(folded []byte) bool {
+	for {
+		if p.removesName(folded) {
+			return true
+		}
+		rest := takeOff(folded)
+		if len(rest) == len(folded) {
+			return false
+		}
+		folded = rest
+	}
+}
+
+func (p *Policy) removesName(folded []byte) bool {
+	if p.ownName(folded) {
+		return true
+	}
 	if len(folded) == 0 || p.keep[string(folded)] {
 		return false
 	}
-	if p.exact[string(folded)] {
-		return true
+	_, there := p.exact[string(folded)]
+	return there || hasPrefix(folded, p.foreign)
+}
+
+// ownName reports whether a folded name is one of a header that the policy sets
+// or was told to strip.
+func (p *Policy) ownName(folded []byte) bool {
+	if len(folded) == 0 || p.keep[string(folded)] {
+		return false
 	}
-	for _, prefix := range p.prefixes {
+	return p.exact[string(folded)] || hasPrefix(folded, p.own)
+}
+
+func hasPrefix(folded []byte, prefixes []string) bool {
+	for _, prefix := range prefixes {
 		if len(folded) >= len(prefix) && string(folded[:len(prefix)]) == prefix {
 			return true
 		}
 	}
 	return false
+}
+
+// takeOff returns a folded name without the first of takenOff that it begins
+// with; all of it, if it begins with none.
+func takeOff(folded []byte) []byte {
+	for _, prefix := range takenOff {
+		if len(folded) > len(prefix) && string(folded[:len(prefix)]) == prefix {
+			return folded[len(prefix):]
+		}
+	}
+	return folded
 }
 
 func fold(name string) string { return string(auth.AppendFolded(nil, name)) }

@@ -138,4 +138,10 @@ func TestProvider(t *testing.T) {
 	g.want(g.do("GET", "/x", "X-Api-Key", g.key(manage.KeySpec{Environment: "test"}).Text.Reveal()), 403, auth.CodeWrongEnvironment)
 	g.want(g.do("GET", "/w/x", "X-Api-Key", key.Text.Reveal()), 403, auth.CodeInsufficientScope)
 	g.want(g.do("GET", "/w/x"), 401, "")
+	// Beside another provider, which may let a request in that ours never cleaned,
+	// it does not load.
+	beside := bytes.Replace(theirs, []byte(`"providers":{`), []byte(`"providers":{"http_basic":{"accounts":[{"username":"u","password":"$2a$14$x"}]},`), 1)
+	if err := caddy.Load(beside, true); err == nil || !strings.Contains(err.Error(), "must stand alone") {
+		t.Errorf("beside another provider: %v", err)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,8 +20,22 @@ var spoofs = []string{
 	"X-Auth~Subject", "X'Auth'Subject", "X-Auth-Scopes", "X_Auth_Scopes", "X-Auth-Environment", "X-Auth-Anything", "X-Auth-Credential-Id",
 	"X-Auth-Method", "X-Auth-Issuer", "X-Auth-Client-Id", "X-Auth-Assertion",
 	"Remote-User", "REMOTE_USER", "Remote-Groups", "X-Remote-User", "X-Forwarded-User", "X_Forwarded_User", "X-Forwarded-Email", "X-Forwarded-Groups",
-	"X-Forwarded-Preferred-Username", "X-Auth-Request-User", "X-Consumer-Id", "X-Consumer-Username", "X-WebAuth-User", "X-Authenticated-Userid",
+	"X-Forwarded-Preferred-Username", "X-Auth-Request-User", "Cf-Access-Jwt-Assertion", "X-Goog-Authenticated-User-Email", "X-Goog-Iap-Jwt-Assertion", "X-Amzn-Oidc-Identity", "X-Ms-Client-Principal-Id",
+	"X-Ms-Token-Aad-Id-Token", "Tailscale-User-Login", "X-Token-Subject", "X-Forwarded-Client-Cert", "Ssl-Client-S-Dn", "X-Client-Cert", "X-Credential-Identifier", "X-Userinfo", "X-Consumer-Id", "X-Consumer-Username", "X-WebAuth-User", "X-Authenticated-Userid",
 }
+
+// takenOff are prefixes that an
+// upstream takes off a name before it reads it.
+var takenOff = []string{"Grpc-Metadata-", "grpc-metadata-", "Grpc_Metadata_", "Http-", "HTTP_", "Http-Http-", "Grpc-Metadata-Http-", "X-Amzn-Remapped-"}
+
+// allSpellings are every header that could be taken for one of ours.
+var allSpellings = func() []string {
+	all := slices.Clone(spoofs)
+	for _, prefix := range takenOff {
+		all = append(all, prefix+"X-Auth-Subject", prefix+"X_Auth_Scopes", prefix+"Remote-User")
+	}
+	return all
+}()
 
 // identityOf returns every header that an upstream could take for an identity,
 // however it folds names.
@@ -36,7 +51,16 @@ func identityOf(h http.Header) map[string][]string {
 			}
 			return '_'
 		}, name)
-		for _, p := range []string{"x_auth_", "remote_", "x_remote_", "x_forwarded_user", "x_forwarded_email", "x_forwarded_groups", "x_forwarded_pref", "x_consumer_", "x_webauth_", "x_authenticated_"} {
+		for taken := true; taken; {
+			taken = false
+			for _, prefix := range []string{"grpc_metadata_", "http_", "x_amzn_remapped_"} {
+				if rest, ok := strings.CutPrefix(folded, prefix); ok {
+					folded, taken = rest, true
+				}
+			}
+		}
+		for _, p := range []string{"x_auth_", "remote_", "x_remote_", "x_forwarded_user", "x_forwarded_email", "x_forwarded_groups", "x_forwarded_pref", "x_consumer_", "x_webauth_", "x_authenticated_", "cf_access", "x_goog_", "x_amzn_oidc", "x_ms_", "tailscale_", "x_token_",
+			"x_forwarded_client", "ssl_client", "x_client_cert", "x_credential", "x_userinfo"} {
 			if strings.HasPrefix(folded, p) {
 				out[folded] = append(out[folded], vals...)
 			}
@@ -52,7 +76,7 @@ func TestSpoofedIdentityHeaders(t *testing.T) {
 	if len(genuine) != 4 {
 		t.Fatalf("genuine identity %v", genuine)
 	}
-	for _, spoof := range spoofs {
+	for _, spoof := range allSpellings {
 		for _, shape := range [][]string{
 			{spoof + ": evil", "X-API-Key: " + key},
 			{"X-API-Key: " + key, spoof + ": evil"},
@@ -277,5 +301,25 @@ func TestKeepAliveRequestsAreJudgedAlone(t *testing.T) {
 		if a := readAnswer(t, res); a.Status != want {
 			t.Errorf("request %d: %d, want %d", i+1, a.Status, want)
 		}
+	}
+}
+
+// TestMethodOverrides: nobody behind the gateway is told another method or place
+// than the one that was judged, unless the site keeps the header.
+func TestMethodOverrides(t *testing.T) {
+	g := start(t, options{site: "auth"})
+	key := "X-API-Key: " + g.plainKey()
+	for _, name := range []string{
+		"X-HTTP-Method-Override", "x-http-method-override", "X_HTTP_Method_Override", "X-HTTP-Method", "X-Method-Override", "X.Method.Override", "X-Original-URL", "X_ORIGINAL_URL", "X-Rewrite-URL",
+		"X-Original-URI", "X-Original-Method", "Grpc-Metadata-X-HTTP-Method-Override",
+	} {
+		if s := g.ok(g.get("/", key, name+": DELETE")); strings.Contains(fmt.Sprint(s.Header), "DELETE") {
+			t.Errorf("%s: the upstream saw %v", name, s.Header)
+		}
+	}
+	k := start(t, options{auth: "identity_headers {\nkeep X-HTTP-Method-Override X-Original-URL\n}", site: "auth"})
+	s := k.ok(k.get("/", "X-API-Key: "+k.plainKey(), "X-HTTP-Method-Override: DELETE", "X-Original-URL: /x"))
+	if s.Header.Get("X-HTTP-Method-Override") != "DELETE" || s.Header.Get("X-Original-Url") != "/x" {
+		t.Errorf("the upstream saw %v", s.Header)
 	}
 }
