@@ -85,30 +85,45 @@ func (c *caller) attach(r *http.Request) {
 	}
 }
 
-// placeholder answers {http.auth.user.*}.
+// placeholder answers {http.auth.user.*}: encoded, so that a value that a
+// client, a provider or an issuer chose can't climb where it is put into a path;
+// {http.auth.user.raw.*} is the value as it is.
 func (c *caller) placeholder(key string) (any, bool) {
 	name, ok := strings.CutPrefix(key, "http.auth.user.")
 	if !ok {
 		return nil, false
 	}
+	name, raw := strings.CutPrefix(name, "raw.")
+	value, ok := identityField(&c.identity, name)
+	if !ok {
+		return nil, false
+	}
+	if raw {
+		return value, true
+	}
+	return forward.EncodePlaceholder(value, name == "scopes"), true
+}
+
+// identityField reads a field of an identity by its name in placeholders.
+func identityField(id *auth.Identity, name string) (value string, ok bool) {
 	switch name {
 	case "id":
-		return c.identity.Subject, true
+		return id.Subject, true
 	case "credential_id":
-		return c.identity.CredentialID, true
+		return id.CredentialID, true
 	case "method":
-		return string(c.identity.Method), true
+		return string(id.Method), true
 	case "scopes":
-		return c.identity.Scopes, true
+		return id.Scopes, true
 	case "environment":
-		return c.identity.Environment, true
+		return id.Environment, true
 	case "issuer":
-		return c.identity.Issuer, true
+		return id.Issuer, true
 	}
 	if meta, ok := strings.CutPrefix(name, "meta."); ok && !strings.HasPrefix(meta, ":") { // those are the gateway's own
-		return c.identity.MetaValue(meta), true
+		return id.MetaValue(meta), true
 	}
-	return nil, false
+	return "", false
 }
 
 // String keeps identities out of {http.vars.*}.

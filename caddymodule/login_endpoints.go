@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/netip"
@@ -17,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/body"
 	"github.com/caddy-auth/caddy-auth/internal/fetch"
 	"github.com/caddy-auth/caddy-auth/internal/login"
 	"github.com/caddy-auth/caddy-auth/internal/store"
@@ -363,11 +365,11 @@ func (s *signIn) serveBackChannel(h *Handler, w http.ResponseWriter, r *http.Req
 	if kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); !strings.EqualFold(strings.TrimSpace(kind), "application/x-www-form-urlencoded") {
 		return refuse(http.StatusBadRequest, "invalid_request", errors.New("no form"))
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxLogoutBody))
+	text, err := body.Read(w, r, maxLogoutBody)
 	if err != nil {
-		return refuse(http.StatusBadRequest, "invalid_request", errors.New("the form can't be read, or is too long"))
+		return refuse(http.StatusBadRequest, "invalid_request", fmt.Errorf("reading the form: %w", err))
 	}
-	form, err := url.ParseQuery(string(body))
+	form, err := url.ParseQuery(string(text))
 	if err != nil || len(form["logout_token"]) != 1 {
 		return refuse(http.StatusBadRequest, "invalid_request", errors.New("want one logout_token"))
 	}

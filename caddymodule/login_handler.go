@@ -117,6 +117,7 @@ func (l *LoginHandler) ServeHTTP(w http.ResponseWriter, r *http.Request, next ca
 		}
 	}
 	guarded := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		defer func() { login.GuardTrailers(w.Header()) }()
 		return next.ServeHTTP(&guardedWriter{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, request: r}, r)
 	})
 	if !l.OnlyPaths {

@@ -63,10 +63,13 @@ func (p *Provider) Authenticate(w http.ResponseWriter, r *http.Request) (user ca
 		_ = p.refuse(w, r, refusal, nil)
 		return user, false, nil
 	}
-	return caddyauth.User{ID: c.identity.Subject, Metadata: map[string]string{
-		"credential_id": c.identity.CredentialID, "method": string(c.identity.Method), "scopes": c.identity.Scopes,
-		"environment": c.identity.Environment, "issuer": c.identity.Issuer,
-	}}, true, nil
+	user = caddyauth.User{Metadata: map[string]string{}} // Caddy makes placeholders of them
+	for _, name := range []string{"id", "credential_id", "method", "scopes", "environment", "issuer"} {
+		value, _ := c.placeholder("http.auth.user." + name)
+		user.Metadata[name] = value.(string)
+	}
+	user.ID = user.Metadata["id"]
+	return user, true, nil
 }
 
 // Provision compiles the site's rules.

@@ -17,6 +17,8 @@ const module = "github.com/caddy-auth/caddy-auth/"
 var levels = map[string]int{
 	"internal/auth":            0,
 	"internal/strictjson":      0,
+	"internal/urlpath":         1,
+	"internal/body":            1,
 	"internal/secret":          1,
 	"internal/redact":          1,
 	"internal/problem":         1,

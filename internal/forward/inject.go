@@ -4,7 +4,10 @@ import (
 	"net/http"
 	"strings"
 
+	"golang.org/x/text/unicode/norm"
+
 	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/urlpath"
 )
 
 // UsualHeaders is how many headers of a default policy a key's identity fills.
@@ -33,10 +36,13 @@ func (p *Policy) Inject(h http.Header, id *auth.Identity, values []string) {
 
 // Encode percent-encodes every byte outside 0x21-0x7E and '%' itself, so that
 // an upstream can always decode. With words, spaces stay.
-func Encode(v string, words bool) string {
+func Encode(v string, words bool) string { return encode(v, words, "") }
+
+// encode is Encode for some more bytes.
+func encode(v string, words bool, more string) string {
 	plain := true
 	for i := range len(v) {
-		if mustEncode(v[i], words) {
+		if mustEncode(v[i], words, more) {
 			plain = false
 			break
 		}
@@ -47,7 +53,7 @@ func Encode(v string, words bool) string {
 	const digits = "0123456789ABCDEF"
 	var b strings.Builder
 	for i := range len(v) {
-		if c := v[i]; mustEncode(c, words) {
+		if c := v[i]; mustEncode(c, words, more) {
 			b.Write([]byte{'%', digits[c>>4], digits[c&15]})
 		} else {
 			b.WriteByte(c)
@@ -56,6 +62,34 @@ func Encode(v string, words bool) string {
 	return b.String()
 }
 
-func mustEncode(c byte, words bool) bool {
-	return c < 0x21 && !(words && c == ' ') || c > 0x7e || c == '%'
+// EncodePlaceholder is Encode for a value that a configuration may put anywhere,
+// into a path too: what separates there is encoded as well. Caddy's rewrite
+// decodes a path once, so the dots of a dot segment are encoded twice: a value
+// never climbs. With words, spaces stay.
+func EncodePlaceholder(v string, words bool) string {
+	const separators = `/\?#{}`
+	if !strings.Contains(v, ".") && !strings.ContainsFunc(v, func(r rune) bool { return r >= 0x80 }) {
+		return encode(v, words, separators)
+	}
+	var b strings.Builder
+	start := 0
+	for i := 0; i <= len(v); i++ {
+		if i < len(v) && v[i] != '/' && v[i] != '\\' {
+			continue
+		}
+		segment := encode(v[start:i], words, separators)
+		if urlpath.Dots(norm.NFKC.String(v[start:i])) {
+			segment = strings.NewReplacer("%", "%25", ".", "%252E").Replace(segment)
+		}
+		b.WriteString(segment)
+		if i < len(v) {
+			b.WriteString(encode(v[i:i+1], words, separators))
+		}
+		start = i + 1
+	}
+	return b.String()
+}
+
+func mustEncode(c byte, words bool, more string) bool {
+	return c < 0x21 && !(words && c == ' ') || c > 0x7e || c == '%' || more != "" && strings.IndexByte(more, c) >= 0
 }

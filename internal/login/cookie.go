@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/caddy-auth/caddy-auth/internal/auth"
 )
 
 // Names of cookies begin so, and no upstream sees or sets one. The prefix
@@ -68,13 +70,78 @@ func takeCookies(h http.Header, lines []string) (ours []Cookie) {
 
 // GuardCookies removes our cookies from what an upstream sets, but those of own,
 // which a handler of ours has set: it could give people a session of its choice.
+// Nor may it have browsers clear them. It is called for every part of an answer
+// that has headers.
 func GuardCookies(h http.Header, own []string) {
+	guardClearing(h)
+	announced(h)
 	lines := h["Set-Cookie"]
 	for i := range lines {
 		if strings.Contains(strings.ToLower(lines[i]), strings.ToLower(cookiePrefix)) {
 			guardCookies(h, lines, own)
 			return
 		}
+	}
+}
+
+// GuardTrailers does the same for what an upstream sends after its body.
+func GuardTrailers(h http.Header) {
+	for name := range h {
+		if plain := http.CanonicalHeaderKey(strings.TrimPrefix(name, http.TrailerPrefix)); plain != name && forbiddenTrailer(plain) {
+			delete(h, name)
+		}
+	}
+}
+
+// announced removes from Trailer what GuardTrailers would: a header that is
+// announced there is sent as it is when the answer ends.
+func announced(h http.Header) {
+	lines := h["Trailer"]
+	if len(lines) == 0 {
+		return
+	}
+	var left []string
+	for _, line := range lines {
+		for name := range strings.SplitSeq(line, ",") {
+			name = strings.Trim(name, " \t")
+			if plain := http.CanonicalHeaderKey(strings.TrimPrefix(http.CanonicalHeaderKey(name), http.TrailerPrefix)); auth.FieldName(name) && !forbiddenTrailer(plain) {
+				left = append(left, name)
+			}
+		}
+	}
+	if h["Trailer"] = left; len(left) == 0 {
+		delete(h, "Trailer")
+	}
+}
+
+func forbiddenTrailer(name string) bool { return name == "Set-Cookie" || name == clearSiteData }
+
+const clearSiteData = "Clear-Site-Data"
+
+// clearable is what an upstream may clear beside cookies, which would sign people
+// out (Clear Site Data, 3.1).
+const clearable = `"cache", "clientHints", "executionContexts", "prefetchCache", "prerenderCache", "storage"`
+
+// guardClearing leaves the cookies out of what an upstream tells a browser to
+// clear.
+func guardClearing(h http.Header) {
+	lines := h[clearSiteData]
+	if len(lines) == 0 {
+		return
+	}
+	var left []string
+	for kind := range strings.SplitSeq(strings.Join(lines, ","), ",") {
+		switch kind = strings.Trim(kind, " \t"); {
+		case strings.EqualFold(kind, `"cookies"`):
+		case strings.EqualFold(kind, `"*"`):
+			h[clearSiteData] = []string{clearable}
+			return
+		case kind != "":
+			left = append(left, kind)
+		}
+	}
+	if delete(h, clearSiteData); len(left) > 0 {
+		h[clearSiteData] = []string{strings.Join(left, ", ")}
 	}
 }
 

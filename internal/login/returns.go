@@ -3,6 +3,8 @@ package login
 import (
 	"net/url"
 	"strings"
+
+	"github.com/caddy-auth/caddy-auth/internal/urlpath"
 )
 
 // maxReturn is the longest place to return to: it travels in a cookie.
@@ -23,14 +25,14 @@ func SafeReturn(text string) bool {
 		return false
 	}
 	path, _, _ := strings.Cut(text, "?")
+	if urlpath.Read(path) == urlpath.Ambiguous {
+		return false
+	}
 	for range decodings {
 		if !plainPath(path, "") {
 			return false
 		}
-		next, err := url.PathUnescape(path)
-		if err != nil {
-			return false
-		}
+		next := urlpath.Decode(path)
 		if next == path {
 			return true
 		}

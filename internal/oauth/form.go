@@ -2,21 +2,20 @@ package oauth
 
 import (
 	"errors"
-	"io"
 	"mime"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 	"unicode/utf8"
+
+	"github.com/caddy-auth/caddy-auth/internal/body"
 )
 
 const (
 	// MaxBody bounds a request's body; maxParameters how many there are in it.
 	MaxBody       = 16 << 10
 	maxParameters = 64
-	bodyTimeout   = 10 * time.Second
 )
 
 // parameters are the names that the endpoints read. None belongs into a URL.
@@ -48,12 +47,8 @@ func readForm(w http.ResponseWriter, r *http.Request) (form, *Failure) {
 		f.Unread = true
 		return nil, f
 	}
-	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout)) // not every writer can do it
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
-	_ = control.SetReadDeadline(time.Time{})
-	var tooBig *http.MaxBytesError
-	if errors.As(err, &tooBig) {
+	text, err := body.Read(w, r, MaxBody)
+	if errors.Is(err, body.ErrTooBig) {
 		f := bad(invalidRequest, "the body is too big")
 		f.Status, f.Unread = http.StatusRequestEntityTooLarge, true
 		return nil, f
@@ -63,7 +58,7 @@ func readForm(w http.ResponseWriter, r *http.Request) (form, *Failure) {
 		f.Unread = true
 		return nil, f
 	}
-	return parseForm(string(body))
+	return parseForm(string(text))
 }
 
 // checkRequest judges all but the body.
@@ -108,10 +103,10 @@ func isForm(contentType string) bool {
 	return !given || strings.EqualFold(charset, "utf-8")
 }
 
-func parseForm(body string) (form, *Failure) {
+func parseForm(text string) (form, *Failure) {
 	f := form{}
 	n := 0
-	for pair := range strings.SplitSeq(body, "&") {
+	for pair := range strings.SplitSeq(text, "&") {
 		if pair == "" {
 			continue
 		}

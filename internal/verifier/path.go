@@ -7,150 +7,8 @@ import (
 	"strings"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/urlpath"
 )
-
-// Reading says how many ways there are to read a request's path.
-type Reading uint8
-
-// Readings of a path.
-const (
-	OneReading   Reading = iota
-	SlashReading         // a plain %2f or %3b: passes, but is never public
-	Ambiguous            // refused, unless the site allows it; never public
-)
-
-// ReadPath says how the path of a raw target can be read. Ambiguous are dot
-// segments in any encoding, empty segments, backslashes, parameters after a
-// semicolon, control bytes and invalid escapes: a path matcher, this gateway
-// and the upstream may each see another path in them.
-func ReadPath(path string) Reading {
-	if plainPath(path) {
-		return OneReading
-	}
-	reading, escaped := OneReading, false
-	for i := 0; i < len(path); i++ {
-		switch c := path[i]; {
-		case c == '\\' || c == ';' || c < 0x20 || c == 0x7f:
-			return Ambiguous
-		case c == '/' && i+1 < len(path) && path[i+1] == '/':
-			return Ambiguous
-		case c == '%':
-			b, ok := unescape(path, i)
-			if !ok || b == '\\' || b < 0x20 || b == 0x7f {
-				return Ambiguous
-			}
-			if b == '/' || b == ';' {
-				reading = SlashReading
-			}
-			escaped = true
-			i += 2
-		}
-	}
-	if hasDotSegment(path, "/") {
-		return Ambiguous
-	}
-	if !escaped {
-		return reading
-	}
-	return max(reading, readDecoded(path))
-}
-
-// ordinary are the bytes that need no closer look in a path.
-var ordinary = func() (t [256]bool) {
-	for c := 0x20; c < 0x100; c++ {
-		t[c] = !strings.ContainsRune("%\\;./\x7f", rune(c)) || c > 0x7f
-	}
-	return t
-}()
-
-// plainPath reports whether a path has one reading at first sight.
-func plainPath(path string) bool {
-	slash := false
-	for i := range len(path) {
-		c := path[i]
-		if c == '/' {
-			if slash {
-				return false
-			}
-			slash = true
-			continue
-		}
-		if !ordinary[c] {
-			return false
-		}
-		slash = false
-	}
-	return true
-}
-
-// readDecoded looks at every further decoding of a path: dot segments are
-// ambiguous however deep they lie, other surprises are never public.
-func readDecoded(path string) Reading {
-	reading := OneReading
-	for range 8 {
-		next := unescapeAll(path)
-		if next == path {
-			return reading
-		}
-		path = next
-		if hasDotSegment(path, `/\`) {
-			return Ambiguous
-		}
-		if strings.ContainsAny(path, "%") && unescapeAll(path) != path {
-			reading = SlashReading
-		}
-	}
-	return Ambiguous // escapes nested deeper than anything honest
-}
-
-func hasDotSegment(path, separators string) bool {
-	start := 0
-	for i := 0; i <= len(path); i++ {
-		if i < len(path) && strings.IndexByte(separators, path[i]) < 0 {
-			continue
-		}
-		if seg := path[start:i]; seg == "." || seg == ".." {
-			return true
-		}
-		start = i + 1
-	}
-	return false
-}
-
-func unescape(s string, i int) (byte, bool) {
-	if i+2 >= len(s) {
-		return 0, false
-	}
-	hi, ok1 := hexDigit(s[i+1])
-	lo, ok2 := hexDigit(s[i+2])
-	return hi<<4 | lo, ok1 && ok2
-}
-
-func unescapeAll(s string) string {
-	if strings.IndexByte(s, '%') < 0 {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if c, ok := unescape(s, i); s[i] == '%' && ok {
-			b.WriteByte(c)
-			i += 2
-			continue
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
-}
-
-func hexDigit(c byte) (byte, bool) {
-	switch {
-	case c >= '0' && c <= '9':
-		return c - '0', true
-	case c|0x20 >= 'a' && c|0x20 <= 'f':
-		return c | 0x20 - 'a' + 10, true
-	}
-	return 0, false
-}
 
 // PathRule selects requests by method and path as the client sent it.
 type PathRule struct {
@@ -187,7 +45,7 @@ func checkPattern(p string) error {
 		return auth.Invalidf("path %q: want a path without a query", p)
 	case strings.Contains(exact, "*") || exact != p && !strings.HasSuffix(exact, "/"):
 		return auth.Invalidf("path %q: a star may only stand at the end, after a slash", p)
-	case ReadPath(exact) != OneReading:
+	case urlpath.Read(exact) != urlpath.One:
 		return auth.Invalidf("path %q has more than one reading", p)
 	}
 	return nil
@@ -211,7 +69,7 @@ func (p Paths) Empty() bool { return len(p) == 0 }
 
 // Match reports whether a raw path matches a pattern, case-sensitively.
 func (p Paths) Match(path string) bool {
-	return ReadPath(path) == OneReading && p.matchDecoded(decodePath(path))
+	return urlpath.Read(path) == urlpath.One && p.matchDecoded(decodePath(path))
 }
 
 func (p Paths) matchDecoded(path string) bool {
@@ -236,7 +94,7 @@ func decodePath(path string) string {
 
 // MatchRules reports whether one of rules selects a request. path is raw.
 func MatchRules(rules []PathRule, method, path string) bool {
-	if len(rules) == 0 || ReadPath(path) != OneReading {
+	if len(rules) == 0 || urlpath.Read(path) != urlpath.One {
 		return false
 	}
 	decoded := decodePath(path)

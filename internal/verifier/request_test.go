@@ -96,20 +96,6 @@ func FuzzTake(f *testing.F) {
 	})
 }
 
-func TestReadPath(t *testing.T) {
-	for p, want := range map[string]verifier.Reading{
-		"/": 0, "/a/b": 0, "/a.b/c..d/...": 0, "/%61": 0, "/100%25": 0, "/a%20b": 0, "*": 0, "": 0, "/é": 0,
-		"/a%2Fb": verifier.SlashReading, "/a%3Bb": verifier.SlashReading, "/%252f": verifier.SlashReading, "/%2561": verifier.SlashReading,
-		"/.": verifier.Ambiguous, "/a/..": verifier.Ambiguous, "//": verifier.Ambiguous, "/a//b": verifier.Ambiguous, `/a\b`: verifier.Ambiguous,
-		"/a;b": verifier.Ambiguous, "/%2e": verifier.Ambiguous, "/%5c": verifier.Ambiguous, "/%zz": verifier.Ambiguous, "/%": verifier.Ambiguous, "/%0a": verifier.Ambiguous,
-		"/a%2f..%2fb": verifier.Ambiguous, "/%252e%252e/": verifier.Ambiguous, "/%25252e": verifier.Ambiguous, "/x/%2e%2e%2fy": verifier.Ambiguous,
-	} {
-		if got := verifier.ReadPath(p); got != want {
-			t.Errorf("%s: %d, want %d", p, got, want)
-		}
-	}
-}
-
 func TestJudgeNetworks(t *testing.T) {
 	site, err := verifier.NewSite(verifier.SiteRules{})
 	if err != nil {

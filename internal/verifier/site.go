@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/redact"
+	"github.com/caddy-auth/caddy-auth/internal/urlpath"
 )
 
 // AnyEnvironment opens a site to credentials of every environment.
@@ -85,8 +86,8 @@ func (s *Site) JudgeTarget(method, target string, preflight bool, prefixes []str
 		return Target{Refusal: targetRefusal(redact.Finding{What: redact.MalformedTarget})}
 	}
 	path := parts.Path
-	if ReadPath(path) == Ambiguous && !s.rules.AllowAmbiguous {
-		return Target{Refusal: invalid("the path can be read in more than one way: send it without dot segments, empty segments, backslashes, semicolons and invalid escapes")}
+	if urlpath.Read(path) >= urlpath.Parameters && !s.rules.AllowAmbiguous {
+		return Target{Refusal: invalid("the path can be read in more than one way: send it as UTF-8 without dot segments, empty segments, backslashes, semicolons, invalid or nested escapes, blanks at a segment's end and compatibility forms of ASCII characters")}
 	}
 	if MatchRules(s.rules.Public, method, path) || preflight && s.rules.PreflightPass {
 		return Target{Public: true}

@@ -6,9 +6,13 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
+	"path"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/text/unicode/norm"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/manage"
@@ -408,5 +412,38 @@ func TestWebsocketUpgrade(t *testing.T) {
 	}
 	if a := g.get("/ws", "Upgrade: websocket"); a.Status != 401 {
 		t.Errorf("without a key: %d", a.Status)
+	}
+}
+
+// TestPlaceholdersStayWhereTheyArePut: a value of an identity does not climb out
+// of the path that a site puts it into, however it is written.
+func TestPlaceholdersStayWhereTheyArePut(t *testing.T) {
+	g := start(t, options{site: `auth
+		@path path /p/*
+		rewrite @path /t/{http.auth.user.meta.p}/x
+		request_header X-P "{http.auth.user.meta.p}"
+		request_header X-Raw "{http.auth.user.raw.meta.p}"
+		request_header X-Scopes "{http.auth.user.scopes}"`})
+	for _, value := range []string{
+		"../../admin", "..", ".", `..\..\admin`, "..%2f..%2fadmin", "%2e%2e/%2e%2e/admin", "/admin", "a/../../../admin", "x?admin=1", "x#y", "{env.HOME}", "．．/．．/admin", ".. /admin", "a..b", "group/project",
+	} {
+		key := g.key(manage.KeySpec{Meta: map[string]string{"p": value}, Scopes: []string{"a", "b"}})
+		s := g.ok(g.get("/p/1", "X-API-Key: "+key.Text.Reveal()))
+		target, query, _ := strings.Cut(s.Target, "?")
+		decoded, err := url.PathUnescape(target) // as an upstream does
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, read := range []string{target, decoded, norm.NFKC.String(decoded)} {
+			if cleaned := path.Clean(strings.ReplaceAll(read, `\`, "/")); !strings.HasPrefix(cleaned, "/t/") {
+				t.Errorf("%q: the upstream was asked for %s, which is %s", value, s.Target, cleaned)
+			}
+		}
+		if query != "" || s.Header.Get("X-Scopes") != "a b" || strings.Contains(s.Header.Get("X-P"), "/") {
+			t.Errorf("%q: %s, %v", value, s.Target, s.Header)
+		}
+		if raw := s.Header.Get("X-Raw"); raw != value {
+			t.Errorf("%q: raw %q", value, raw)
+		}
 	}
 }

@@ -113,7 +113,10 @@ func TestPublicPathsHaveOneReading(t *testing.T) {
 		"/docs/../admin": 400, "/docs/%2e%2e/admin": 400, "/docs/%2E%2e/admin": 400, "/docs/.%2e/admin": 400, "/docs/..%2fadmin": 400, "/docs/..%5cadmin": 400,
 		"/docs/..\\admin": 400, "/docs//admin": 400, "//docs/a": 400, "/docs/./a": 400, "/docs/a/..": 400, "/docs/;/admin": 400, "/docs/..;/admin": 400, "/docs/a;x=y": 400,
 		"/docs/%252e%252e/admin": 400, "/docs/%25252e%25252e/admin": 400, "/docs/%00": 400, "/docs/a%0a": 400, "/docs/%7f": 400, "/admin/%2e%2e/docs/a": 400, "/docs/a%3bb": 401,
-		"/docs/%252fadmin": 401, "/.": 400, "/..": 400, "/docs/...": 200, "/healthz%20": 401, "/%68ealthz": 200,
+		"/docs/%252fadmin": 400, "/.": 400, "/..": 400, "/docs/...": 200, "/healthz%20": 400, "/%68ealthz": 200,
+		"/docs/%c0%ae%c0%ae/admin": 400, "/docs/%ef%bc%8e%ef%bc%8e/admin": 400, "/docs/．．/admin": 400, "/docs/..%20/admin": 400, "/docs/%20../admin": 400, "/docs/%09..%09/admin": 400,
+		"/docs/%e2%80%a5/admin": 400, "/docs/..%ef%bc%8fadmin": 400, "/docs/..%ef%bc%bcadmin": 400, "/docs/%e2%88%95..": 400, "/docs/a%2520b": 401, "/docs/caf%e9": 400, "/docs/%25c0%25ae": 400,
+		"/docs/日本語/東京.html": 200, "/docs/%E6%97%A5%E6%9C%AC": 200, "/docs/документ-№5": 200, "/docs/العربية": 200, "/docs/une%20été": 200, "/docs/👨‍👩‍👧": 200,
 	} {
 		if a := g.get(target); a.Status != status {
 			t.Errorf("%s: %d, want %d (%s)", target, a.Status, status, a.Detail)
@@ -135,6 +138,25 @@ func TestPublicPathsHaveOneReading(t *testing.T) {
 		if a := g.raw(method + " /files/x HTTP/1.1\r\nHost: " + g.addr + "\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"); a.Status != status {
 			t.Errorf("%s: %d, want %d", method, a.Status, status)
 		}
+	}
+}
+
+// TestPathsOfRequirements: a path that the upstream may take for one that a
+// requirement names, and the requirement's matcher does not, reaches nobody.
+func TestPathsOfRequirements(t *testing.T) {
+	g := start(t, options{site: "auth\nauth_require /admin/* scope admin\nauth_require /admin scope admin"})
+	key := "X-API-Key: " + g.plainKey()
+	for _, target := range []string{"/admin", "/admin/x", "/%61dmin/x", "/ADMIN/x"} {
+		g.want(g.get(target, key), 403, auth.CodeInsufficientScope)
+	}
+	for _, target := range []string{
+		"/%2561dmin/x", "/%252561dmin/x", "/%c1%a1dmin/x", "/%ef%bd%81dmin/x", "/ａdmin/x", "/ａｄｍｉｎ", "/admin%20", "/admin%20/x", "/admin%09", "/admin%c2%a0/x", "/admin%252fx", "/admin%253bx", "/adm\u0131n%e2%80%8b/../admin",
+		"/ad%c2%admin/x", "/%f0%9d%90%9admin/x", "/admin%e3%80%80", "/admin%2520/x", "/admin;x", "/./admin/x", "/x/..%2fadmin",
+	} {
+		g.want(g.get(target, key), 400, auth.CodeInvalidRequest)
+	}
+	for _, target := range []string{"/日本語", "/%D0%B0dmin/x", "/m%C3%BCnchen/straße", "/a%2Fb", "/a%2520b"} {
+		g.ok(g.get(target, key))
 	}
 }
 
