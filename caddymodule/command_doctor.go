@@ -225,6 +225,7 @@ func (e *examination) store(ctx context.Context) {
 		e.say(levelFinding, "master key", "there is none: whoever can read the database has the secrets in it", "set master_key, then: caddy-auth store rotate-secrets")
 	}
 	e.expiring(ctx, db)
+	e.sessions(ctx, db)
 	if ring, open, err := ringOf(ctx, db, e.t.masters, e.t.backend); err != nil {
 		e.found("master key", err, "")
 	} else if open {

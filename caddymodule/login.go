@@ -176,6 +176,19 @@ func (c *LoginConfig) checkPaths() (errs []error) {
 	return errs
 }
 
+// judgement is what a session under this configuration hangs on. Names that raw
+// subjects may not begin with are left out: others' logins and issuers come and go.
+func (c *LoginConfig) judgement(claims verifier.ClaimRules) login.Judgement {
+	claims.Reserved = nil
+	claims.SubjectClaim, claims.Environment = cmp.Or(claims.SubjectClaim, "sub"), cmp.Or(claims.Environment, auth.EnvironmentLive)
+	claims.MetaClaims = slices.Sorted(slices.Values(claims.MetaClaims))
+	claims.Required = slices.Clone(claims.Required)
+	for i := range claims.Required {
+		claims.Required[i].Values = slices.Sorted(slices.Values(claims.Required[i].Values))
+	}
+	return login.Judgement{Issuer: c.Issuer, ClientID: c.ClientID, Algorithms: c.Algorithms, Claims: claims}
+}
+
 // pathOf is the path of a place that may be a whole URL.
 func pathOf(place string) string {
 	if strings.HasPrefix(place, "/") {

@@ -330,7 +330,7 @@ func (s *signIn) logOut(r *http.Request, fp auth.Fingerprint) (hint string, err 
 		return "", err
 	}
 	if kept, err := s.keeper.Tokens(r.Context(), l.Session.ID); err == nil {
-		hint = login.IDTokenOf(kept.Plain)
+		hint = s.client.IDTokenOf(kept.Plain)
 	}
 	n, err := s.rt.endSessions(r.Context(), l.Session.Subject, store.SessionFilter{Fingerprint: fp}, "logout")
 	if err != nil {
@@ -397,7 +397,7 @@ func (s *signIn) loggedOut(ctx context.Context, out login.LoggedOut) (ended int,
 	if err != nil {
 		return 0, err
 	}
-	if err := db.NoteLogout(ctx, s.name, out.Sub, out.SID, out.At); err != nil {
+	if err := db.NoteLogout(ctx, s.name, s.authority, out.Sub, out.SID, out.At); err != nil {
 		return 0, err
 	}
 	filters := []store.SessionFilter{{SID: out.SID}}
@@ -407,7 +407,7 @@ func (s *signIn) loggedOut(ctx context.Context, out login.LoggedOut) (ended int,
 		filters = append(filters, store.SessionFilter{Sub: out.Sub, NoSID: true})
 	}
 	for _, f := range filters {
-		f.Login, f.Before = s.name, out.Before.UnixMilli()
+		f.Login, f.Authority, f.Before = s.name, s.authority, out.Before.UnixMilli()
 		n, err := s.rt.endSessions(ctx, "login:"+s.name, f, "logged out at the provider")
 		if err != nil {
 			return ended, err

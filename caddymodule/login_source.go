@@ -35,31 +35,37 @@ const (
 
 // loginSource is a login in use. It survives reloads that don't change it.
 type loginSource struct {
-	name     string
-	rt       *runtime
-	client   *login.Client
-	delegate *login.Delegate
-	keeper   login.Keeper
-	keys     pooledKeys
-	http     *fetch.Client
-	endpoint *grant.Endpoint
-	file     *outbound.File // nil: the secret does not change
-	hidden   hiddenTexts
+	name      string
+	judgedBy  string // see auth.Session
+	authority string
+	rt        *runtime
+	client    *login.Client
+	delegate  *login.Delegate
+	keeper    login.Keeper
+	keys      pooledKeys
+	http      *fetch.Client
+	endpoint  *grant.Endpoint
+	file      *outbound.File // nil: the secret does not change
+	hidden    hiddenTexts
 
 	startOnce sync.Once
 	stopWatch func()
 	stop      context.CancelFunc
 	done      sync.WaitGroup
 	poke      chan struct{}
+	settled   bool   // the sessions of another configuration were ended; endTokens only
 	ended     string // the last session whose tokens were looked at; endTokens only
 }
 
 func newLoginSource(name string, c *LoginConfig, claims verifier.ClaimRules, rt *runtime, keys pooledKeys) (*loginSource, error) {
 	s := &loginSource{name: name, rt: rt, keys: keys, poke: make(chan struct{}, 1)}
+	var err error
+	if s.judgedBy, s.authority, err = c.judgement(claims).Digests(); err != nil {
+		return nil, err
+	}
 	check := grant.CheckClientSecret(c.Auth, grant.KeyConfig{})
 	var secret grant.Secret
 	if c.ClientSecretFile != "" {
-		var err error
 		if s.file, err = outbound.NewFile(c.ClientSecretFile, check); err != nil {
 			return nil, fmt.Errorf("client_secret: %w", err)
 		}
@@ -70,7 +76,6 @@ func newLoginSource(name string, c *LoginConfig, claims verifier.ClaimRules, rt 
 		}
 		secret = grant.Fixed(auth.NewSecret(c.ClientSecret))
 	}
-	var err error
 	s.endpoint, err = grant.NewEndpoint(grant.Config{ClientID: c.ClientID, Auth: c.Auth, Secret: secret, Scopes: c.Scopes, Timeout: time.Duration(c.Timeout)})
 	if err != nil {
 		return nil, fmt.Errorf("client_secret: %w", err)
@@ -78,7 +83,7 @@ func newLoginSource(name string, c *LoginConfig, claims verifier.ClaimRules, rt 
 	s.hidden.hideSecret(secret.Current())
 	s.http = fetch.New(keysTimeout, keysConns)
 	s.client = login.New(login.Config{
-		Name: name, Issuer: c.Issuer, ClientID: c.ClientID, Scopes: c.Scopes, Algorithms: c.Algorithms, Params: c.Params,
+		Name: name, JudgedBy: s.judgedBy, Authority: s.authority, Issuer: c.Issuer, ClientID: c.ClientID, Scopes: c.Scopes, Algorithms: c.Algorithms, Params: c.Params,
 		Identify: identify(name, claims), Once: marked(rt, "login:"+name),
 	}, login.NewProvider(c.Issuer, s.http), s.endpoint, keys, func() login.Sealer {
 		if e := rt.envelope.Load(); e != nil {
@@ -182,7 +187,11 @@ func (s *loginSource) revokeSoon() {
 func (s *loginSource) endTokens(ctx context.Context) {
 	tick := time.NewTicker(endEvery)
 	defer tick.Stop()
+	s.rt.awaitOpen(ctx)
 	for {
+		if !s.settled {
+			s.settled = s.endReconfigured(ctx)
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -195,6 +204,21 @@ func (s *loginSource) endTokens(ctx context.Context) {
 	}
 }
 
+// reconfigured is why a session ends whose person another configuration judged.
+const reconfigured = "the configuration of its login has changed"
+
+// endReconfigured ends the sessions that another configuration of this login
+// judged, once for each configuration that begins here: a gateway that still has
+// the other one goes on making some, and two must not end each other's for ever.
+// It reports whether it could.
+func (s *loginSource) endReconfigured(ctx context.Context) bool {
+	n, err := s.rt.endSessions(ctx, "gateway", store.SessionFilter{Login: s.name, NotJudgedBy: s.judgedBy}, reconfigured)
+	if n > 0 {
+		s.log().Warn("sessions have ended, because another configuration of this login judged who signed in: people sign in anew", zap.Int("sessions", n))
+	}
+	return err == nil
+}
+
 func (s *loginSource) endTokensOnce(ctx context.Context) error {
 	db, err := s.rt.openDB()
 	if err != nil {
@@ -203,7 +227,7 @@ func (s *loginSource) endTokensOnce(ctx context.Context) error {
 	var failed error
 	failures := 0
 	for more := true; more; {
-		found, err := db.SessionsToRevoke(ctx, s.name, s.ended, time.Now().UnixMilli(), endAtOnce)
+		found, err := db.SessionsToRevoke(ctx, s.authority, s.ended, time.Now().UnixMilli(), endAtOnce)
 		if err != nil {
 			return err
 		}
@@ -229,7 +253,7 @@ func (s *loginSource) endTokensOf(ctx context.Context, id string) error {
 	s.delegate.Forget(id)
 	result := "revoked"
 	switch {
-	case errors.Is(err, login.ErrCantRevoke):
+	case errors.Is(err, login.ErrCantRevoke), errors.Is(err, login.ErrOthers):
 		result = "unsupported"
 	case errors.Is(err, secret.ErrWrongKey): // another gateway's master key may open them
 		s.log().Warn("the tokens of a session that has ended can't be opened", zap.String("session", id), zap.Error(err))

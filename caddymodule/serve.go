@@ -143,7 +143,7 @@ func (h *Handler) verify(r *http.Request, presented *verifier.Presented, session
 	}
 	if session != "" {
 		j.session, j.fp = true, auth.SessionFingerprint(h.login.name, session)
-		j.verdict = rt.verifier.VerifySession(r.Context(), j.fp, session, j.began)
+		j.verdict = rt.verifier.VerifySession(r.Context(), j.fp, session, h.login.judgedBy, j.began)
 		return
 	}
 	j.fp = auth.FingerprintOf(presented.Credential)

@@ -19,7 +19,18 @@ type Session struct {
 	RevokedAt     int64
 	RevokedReason string
 	HasTokens     bool // of the provider
+
+	// JudgedBy is a digest of the configuration that judged who signed in: the
+	// provider, the client, the rules for claims. Under another one the session has
+	// ended. Authority is a digest of the provider and the client, the only place
+	// that its tokens are sent to.
+	JudgedBy  string
+	Authority string
 }
+
+// MetaJudgedBy is the name of JudgedBy in a verdict's metadata. No operator can
+// give such a name.
+const MetaJudgedBy = ":judged"
 
 // SessionFingerprint is what a session is known by that the cookie of a login
 // holds. It is another than that of the same text as a key or a token, or in the

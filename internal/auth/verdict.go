@@ -42,6 +42,8 @@ const (
 	// Of tokens of our own, and of who asks for them.
 	ReasonClient    // its client was revoked or disabled
 	ReasonParentKey // the key that it was exchanged for has ended
+
+	ReasonReconfigured // another configuration judged who signed in
 )
 
 var reasonNames = [...]string{
@@ -68,6 +70,7 @@ var reasonNames = [...]string{
 	ReasonInactive:      "inactive",
 	ReasonClient:        "client_ended",
 	ReasonParentKey:     "key_ended",
+	ReasonReconfigured:  "reconfigured",
 }
 
 // String returns the reason's constant name, as logs show it.

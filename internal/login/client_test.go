@@ -80,6 +80,17 @@ func TestRevokeTokens(t *testing.T) {
 	if err := c.RevokeTokens(t.Context(), Tokens{Access: "at"}); !errors.Is(err, ErrCantRevoke) || Passes(err) {
 		t.Error(err)
 	}
+	// Another provider's tokens, or another client's, are sent nowhere.
+	others := Tokens{Access: "at", Refresh: "rt", Authority: "b"}
+	if err := c.RevokeTokens(t.Context(), others); !errors.Is(err, ErrOthers) || Passes(err) {
+		t.Error(err)
+	}
+	if _, err := c.Refresh(t.Context(), others); !errors.Is(err, ErrOver) {
+		t.Error(err)
+	}
+	if text, err := (&Tokens{Version: 1, ID: "id", Authority: "b"}).Encode(); err != nil || c.IDTokenOf(text) != "" {
+		t.Error("another provider's ID token is a hint")
+	}
 }
 
 // TestRefresh: the refresh token is replaced if there is a new one, and tokens of
@@ -134,32 +145,62 @@ func TestState(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := time.Now()
-	s := newState("corp", "https://app.example.com/auth/callback", "/a?"+strings.Repeat("&x=1", 400), now)
+	s := newState("corp", "j", "https://app.example.com/auth/callback", "/a?"+strings.Repeat("&x=1", 400), now)
 	text, err := s.seal(ring)
 	if err != nil || len(text) > maxSealed {
 		t.Fatal(err, len(text))
 	}
-	got, ok := openState(ring, "corp", text, now.Add(stateLife-time.Second))
+	got, ok := openState(ring, "corp", "j", text, now.Add(stateLife-time.Second))
 	if !ok || got.State != s.State || !strings.HasPrefix(got.Return, "/a?&x=1") {
 		t.Errorf("%+v", got)
 	}
 	for what, try := range map[string]func() bool{
-		"too old":       func() bool { _, ok := openState(ring, "corp", text, now.Add(stateLife)); return ok },
-		"of the future": func() bool { _, ok := openState(ring, "corp", text, now.Add(-2*time.Minute)); return ok },
-		"another login": func() bool { _, ok := openState(ring, "staff", text, now); return ok },
-		"changed":       func() bool { _, ok := openState(ring, "corp", text[:len(text)-4]+"AAAA", now); return ok },
-		"too long":      func() bool { _, ok := openState(ring, "corp", text+strings.Repeat("A", maxCookie), now); return ok },
-		"nothing":       func() bool { _, ok := openState(ring, "corp", "", now); return ok },
+		"too old":       func() bool { _, ok := openState(ring, "corp", "j", text, now.Add(stateLife)); return ok },
+		"of the future": func() bool { _, ok := openState(ring, "corp", "j", text, now.Add(-2*time.Minute)); return ok },
+		"another login": func() bool { _, ok := openState(ring, "staff", "j", text, now); return ok },
+		"another rule":  func() bool { _, ok := openState(ring, "corp", "k", text, now); return ok },
+		"changed":       func() bool { _, ok := openState(ring, "corp", "j", text[:len(text)-4]+"AAAA", now); return ok },
+		"too long":      func() bool { _, ok := openState(ring, "corp", "j", text+strings.Repeat("A", maxCookie), now); return ok },
+		"nothing":       func() bool { _, ok := openState(ring, "corp", "j", "", now); return ok },
 	} {
 		if try() {
 			t.Errorf("%s: it opens", what)
 		}
 	}
-	long := newState("corp", "https://app.example.com/"+strings.Repeat("r", 1200), "/"+strings.Repeat("a", 1700), now)
+	long := newState("corp", "j", "https://app.example.com/"+strings.Repeat("r", 1200), "/"+strings.Repeat("a", 1700), now)
 	if text, err := long.seal(ring); err != nil || len(text) > maxSealed || long.Return != "/" {
 		t.Error(err, len(text), long.Return[:10])
 	}
 	if stateCookies("a") == stateCookies("a-b")[:len(stateCookies("a"))] {
 		t.Error("one login's cookies are another's")
+	}
+}
+
+// TestJudgement: what says the same has one digest, what decides otherwise another.
+func TestJudgement(t *testing.T) {
+	of := func(issuer, client string, algorithms []string, claims any) string {
+		judgedBy, authority, err := Judgement{issuer, client, algorithms, claims}.Digests()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return judgedBy + " " + authority
+	}
+	base := of("https://a", "gw", []string{"RS256", "ES256"}, map[string]string{"sub": "x"})
+	if same := of("https://a", "gw", []string{"ES256", "RS256"}, map[string]string{"sub": "x"}); same != base {
+		t.Error("the order of algorithms counts")
+	}
+	seen := map[string]bool{base: true}
+	for _, other := range []string{
+		of("https://b", "gw", []string{"RS256", "ES256"}, map[string]string{"sub": "x"}), of("https://a", "gx", []string{"RS256", "ES256"}, map[string]string{"sub": "x"}),
+		of("https://a", "gw", []string{"RS256"}, map[string]string{"sub": "x"}), of("https://a", "gw", []string{"RS256", "ES256"}, map[string]string{"sub": "y"}),
+	} {
+		if seen[other] {
+			t.Error("two configurations have one digest")
+		}
+		seen[other] = true
+	}
+	_, a, _ := strings.Cut(base, " ")
+	if _, b, _ := strings.Cut(of("https://a", "gw", nil, nil), " "); a != b {
+		t.Error("rules change the authority")
 	}
 }

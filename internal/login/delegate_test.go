@@ -112,7 +112,7 @@ func (p *idp) grant() Tokens {
 	p.n++
 	p.current = fmt.Sprintf("rt%d", p.n)
 	now := time.Now()
-	return Tokens{tokensVersion, fmt.Sprintf("at%d", p.n), p.current, "", "alice", now.UnixMilli(), now.Add(p.life).UnixMilli()}
+	return Tokens{tokensVersion, fmt.Sprintf("at%d", p.n), p.current, "", "alice", "", now.UnixMilli(), now.Add(p.life).UnixMilli()}
 }
 
 func (p *idp) Refresh(ctx context.Context, old Tokens) (Tokens, error) {

@@ -51,7 +51,7 @@ func RevokeEnded(ctx context.Context, client Refresher, keeper Keeper, id string
 func Passes(err error) bool {
 	var f *grant.Failure
 	if !errors.As(err, &f) {
-		return err != nil && !errors.Is(err, ErrCantRevoke)
+		return err != nil && !errors.Is(err, ErrCantRevoke) && !errors.Is(err, ErrOthers)
 	}
 	switch f.Code {
 	case "invalid_client", "unauthorized_client", "access_denied":

@@ -28,6 +28,8 @@ const (
 // Config is one login, as configured.
 type Config struct {
 	Name       string
+	JudgedBy   string // see auth.Session
+	Authority  string
 	Issuer     string // iss, to the last character
 	ClientID   string
 	Scopes     []string // with openid
@@ -127,7 +129,7 @@ func (c *Client) Begin(ctx context.Context, redirect, returnTo string, have []Co
 	if !SafeReturn(returnTo) {
 		returnTo = "/"
 	}
-	s := newState(c.cfg.Name, redirect, returnTo, c.now())
+	s := newState(c.cfg.Name, c.cfg.JudgedBy, redirect, returnTo, c.now())
 	text, err := s.seal(sealer)
 	if err != nil {
 		return nil, unavailableError(err)
@@ -154,7 +156,7 @@ func (c *Client) tooMany(have []Cookie, sealer Sealer) (names []string) {
 		if !strings.HasPrefix(cookie.Name, stateCookies(c.cfg.Name)) {
 			continue
 		}
-		s, ok := openState(sealer, c.cfg.Name, cookie.Value, c.now())
+		s, ok := openState(sealer, c.cfg.Name, c.cfg.JudgedBy, cookie.Value, c.now())
 		if !ok {
 			names = append(names, cookie.Name)
 			continue
@@ -194,7 +196,7 @@ func (c *Client) Finish(ctx context.Context, rawQuery string, have []Cookie) (in
 		return nil, "", unavailableError(fmt.Errorf("the store's secrets were not read yet: %w", auth.ErrUnavailable))
 	}
 	name := stateCookie(c.cfg.Name, q.Get("state"))
-	s, ok := openState(sealer, c.cfg.Name, value(have, name), c.now())
+	s, ok := openState(sealer, c.cfg.Name, c.cfg.JudgedBy, value(have, name), c.now())
 	if q.Get("state") == "" || !ok || subtle.ConstantTimeCompare([]byte(s.State), []byte(q.Get("state"))) != 1 {
 		return nil, "", &Error{Cause: CauseState, Detail: "no sign-in of this browser is under way that the answer belongs to: it took too long, was answered before, or cookies are blocked"}
 	}
@@ -294,8 +296,9 @@ func (c *Client) redeem(ctx context.Context, m *Metadata, code string, s *state)
 	return &SignedIn{
 		Session: &auth.Session{
 			ID: "ses_" + uuid.Must(uuid.NewV7()).String(), Login: c.cfg.Name, Subject: id.Subject, Sub: sub, SID: sid, Environment: id.Environment, Scopes: id.Scopes, Meta: id.Meta,
+			JudgedBy: c.cfg.JudgedBy, Authority: c.cfg.Authority,
 		},
-		Tokens: tokensOf(r, sub),
+		Tokens: tokensOf(r, sub, c.cfg.Authority),
 	}, nil
 }
 

@@ -32,6 +32,7 @@ type Sealer interface {
 // state is a sign-in under way. Its browser keeps it, sealed.
 type state struct {
 	Login    string `json:"l"`
+	JudgedBy string `json:"j"` // the configuration that it began under
 	State    string `json:"s"`
 	Nonce    string `json:"n"`
 	Verifier string `json:"v"` // RFC 7636, 4.1
@@ -40,13 +41,13 @@ type state struct {
 	At       int64  `json:"t"` // unix milliseconds
 }
 
-func newState(login, redirect, returnTo string, now time.Time) *state {
+func newState(login, judgedBy, redirect, returnTo string, now time.Time) *state {
 	random := func() string {
 		var b [32]byte
 		_, _ = rand.Read(b[:]) // it never fails
 		return base64.RawURLEncoding.EncodeToString(b[:])
 	}
-	return &state{login, random(), random(), random(), redirect, returnTo, now.UnixMilli()}
+	return &state{login, judgedBy, random(), random(), random(), redirect, returnTo, now.UnixMilli()}
 }
 
 // challenge is what proves later that we began this (RFC 7636, 4.2: S256).
@@ -72,8 +73,9 @@ func (s *state) seal(sealer Sealer) (string, error) {
 	return sealed, nil
 }
 
-// openState reads what seal made, if it is not too old.
-func openState(sealer Sealer, login, text string, now time.Time) (*state, bool) {
+// openState reads what seal made, if it is not too old, and began under the same
+// configuration: another provider must not see the code.
+func openState(sealer Sealer, login, judgedBy, text string, now time.Time) (*state, bool) {
 	if text == "" || len(text) > maxCookie {
 		return nil, false
 	}
@@ -86,7 +88,7 @@ func openState(sealer Sealer, login, text string, now time.Time) (*state, bool) 
 		return nil, false
 	}
 	var s state
-	if json.Unmarshal(plain, &s) != nil || s.Login != login {
+	if json.Unmarshal(plain, &s) != nil || s.Login != login || s.JudgedBy != judgedBy {
 		return nil, false
 	}
 	age := now.Sub(time.UnixMilli(s.At))

@@ -50,14 +50,16 @@ type Tokens struct {
 	Refresh string `json:"refresh"` // "": none
 	ID      string `json:"id"`      // the ID token of the sign-in
 	Sub     string `json:"sub"`
+	// Authority is whose they are: they are sent nowhere else.
+	Authority string `json:"authority"`
 	Issued  int64  `json:"issued"`  // unix milliseconds
 	Expires int64  `json:"expires"` // of the access token
 }
 
 const tokensVersion = 1
 
-func tokensOf(r grant.Redeemed, sub string) Tokens {
-	return Tokens{tokensVersion, r.Token.Reveal(), r.Refresh.Reveal(), r.ID.Reveal(), sub, r.Issued.UnixMilli(), r.Expires.UnixMilli()}
+func tokensOf(r grant.Redeemed, sub, authority string) Tokens {
+	return Tokens{tokensVersion, r.Token.Reveal(), r.Refresh.Reveal(), r.ID.Reveal(), sub, authority, r.Issued.UnixMilli(), r.Expires.UnixMilli()}
 }
 
 // Encode is what is sealed.
@@ -107,6 +109,9 @@ var ErrOver = errors.New("the session has no token, and can get none")
 // Refresh gets new tokens for old ones (RFC 6749, 6). Another refresh token than
 // the old one replaces it. Errors: ErrOver, a *grant.Failure.
 func (c *Client) Refresh(ctx context.Context, old Tokens) (Tokens, error) {
+	if old.Authority != c.cfg.Authority {
+		return old, fmt.Errorf("%w: another provider, or another client's, gave it", ErrOver)
+	}
 	ctx, cancel := context.WithTimeout(ctx, askFor)
 	defer cancel()
 	m, err := c.provider.Metadata(ctx)
@@ -121,7 +126,7 @@ func (c *Client) Refresh(ctx context.Context, old Tokens) (Tokens, error) {
 	if err != nil {
 		return old, err
 	}
-	next := tokensOf(r, old.Sub)
+	next := tokensOf(r, old.Sub, old.Authority)
 	next.ID = old.ID
 	if next.Refresh == "" {
 		next.Refresh = old.Refresh
@@ -147,10 +152,17 @@ func (c *Client) sameSubject(id auth.Secret, sub string) error {
 // ended (RFC 7009).
 var ErrCantRevoke = errors.New("the provider has no revocation endpoint")
 
+// ErrOthers says that tokens are not of this provider and client, who therefore
+// never see them.
+var ErrOthers = errors.New("the tokens are of another provider, or another client")
+
 // RevokeTokens tells the provider that tokens have ended (RFC 7009): the refresh
 // token, which counts, then the access token, which many providers can't revoke.
 // An error that may pass comes before all others.
 func (c *Client) RevokeTokens(ctx context.Context, t Tokens) error {
+	if t.Authority != c.cfg.Authority {
+		return ErrOthers
+	}
 	m, err := c.provider.Metadata(ctx)
 	if err != nil {
 		return grant.Unavailable("the provider", err)
@@ -179,8 +191,12 @@ func (c *Client) RevokeTokens(ctx context.Context, t Tokens) error {
 // newLessee names one attempt to refresh.
 func newLessee() string { return rand.Text() }
 
-// IDTokenOf returns the ID token among tokens that Encode wrote, or "".
-func IDTokenOf(plain []byte) string {
-	t, _ := decodeTokens(plain)
+// IDTokenOf returns the ID token among tokens that Encode wrote, or "": also where
+// another provider made it.
+func (c *Client) IDTokenOf(plain []byte) string {
+	t, ok := decodeTokens(plain)
+	if !ok || t.Authority != c.cfg.Authority {
+		return ""
+	}
 	return t.ID
 }

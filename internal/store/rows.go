@@ -42,7 +42,7 @@ var copied = []table{
 	{"assertion_keys", []string{"id", "algorithm", "sealed", "created_at", "signs_from", "published_until"}, 1},
 	{"sessions", []string{
 		"id", "fingerprint", "login", "subject", "sub", "sid", "environment", "scopes", "meta", "created_at", "seen_at", "idle_until", "expires_at", "revoked_at",
-		"revoked_reason", "tokens", "tokens_version", "leased_by", "leased_until",
+		"revoked_reason", "tokens", "tokens_version", "leased_by", "leased_until", "judged_by", "authority",
 	}, 1},
 	{"journal", []string{"seq", "id", "at", "kind", "fingerprints", "parent_kind", "parent_name"}, 1},
 	{"audit", []string{"id", "at", "actor", "action", "target", "detail"}, 1},

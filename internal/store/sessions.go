@@ -12,7 +12,10 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/secret"
 )
 
-const sessionColumns = `s.id, s.fingerprint, s.login, s.subject, s.sub, s.sid, s.environment, s.scopes, s.meta, s.created_at, s.seen_at, s.idle_until, s.expires_at, s.revoked_at, s.revoked_reason, s.tokens_version, length(s.tokens)`
+// sessionColumns are what sessionDest.dest scans, in its order.
+const sessionColumns = `s.id, s.fingerprint, s.login, s.subject, s.sub, s.sid, s.environment, s.scopes, s.meta,
+	s.created_at, s.seen_at, s.idle_until, s.expires_at, s.revoked_at, s.revoked_reason,
+	s.tokens_version, length(s.tokens), s.judged_by, s.authority`
 
 var queryLookupSession = pointed + sessionColumns + fromPoint + `
 	LEFT JOIN sessions s ON s.fingerprint = $1
@@ -28,6 +31,7 @@ type LoadedSession struct {
 // sessionDest scans sessionColumns, which are null where a join found none.
 type sessionDest struct {
 	id, login, subject, sub, sid, environment, scopes, meta, reason sql.NullString
+	judgedBy, authority                                             sql.NullString
 	created, seen, idle, expires, revoked, version, tokensLength    sql.NullInt64
 	fp                                                              []byte
 }
@@ -35,7 +39,7 @@ type sessionDest struct {
 func (d *sessionDest) dest() []any {
 	return []any{
 		&d.id, &d.fp, &d.login, &d.subject, &d.sub, &d.sid, &d.environment, &d.scopes, &d.meta, &d.created, &d.seen, &d.idle, &d.expires, &d.revoked, &d.reason,
-		&d.version, &d.tokensLength,
+		&d.version, &d.tokensLength, &d.judgedBy, &d.authority,
 	}
 }
 
@@ -47,6 +51,7 @@ func (d *sessionDest) session() *auth.Session {
 		ID: d.id.String, Login: d.login.String, Subject: d.subject.String, Sub: d.sub.String, SID: d.sid.String, Environment: d.environment.String, Scopes: d.scopes.String,
 		Meta: d.meta.String, CreatedAt: d.created.Int64, SeenAt: d.seen.Int64, IdleUntil: d.idle.Int64, ExpiresAt: d.expires.Int64, RevokedAt: d.revoked.Int64,
 		RevokedReason: d.reason.String, HasTokens: d.tokensLength.Int64 > 0,
+		JudgedBy: d.judgedBy.String, Authority: d.authority.String,
 	}
 	copy(s.Fingerprint[:], d.fp)
 	return s
@@ -88,9 +93,9 @@ func (d *DB) InsertSession(ctx context.Context, ring *secret.Ring, s *auth.Sessi
 			return errors.Join(err, errLoggedOut(out))
 		}
 		s.CreatedAt, s.SeenAt, s.IdleUntil, s.ExpiresAt = now, now, now+idle.Milliseconds(), now+life.Milliseconds()
-		_, err := tx.ExecContext(ctx, `INSERT INTO sessions (id, fingerprint, login, subject, sub, sid, environment, scopes, meta, created_at, seen_at, idle_until, expires_at, tokens)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
-			s.ID, s.Fingerprint[:], s.Login, s.Subject, s.Sub, s.SID, s.Environment, s.Scopes, s.Meta, s.CreatedAt, s.SeenAt, s.IdleUntil, s.ExpiresAt, sealed)
+		_, err := tx.ExecContext(ctx, `INSERT INTO sessions (id, fingerprint, login, subject, sub, sid, environment, scopes, meta, created_at, seen_at, idle_until, expires_at, tokens, judged_by, authority)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`,
+			s.ID, s.Fingerprint[:], s.Login, s.Subject, s.Sub, s.SID, s.Environment, s.Scopes, s.Meta, s.CreatedAt, s.SeenAt, s.IdleUntil, s.ExpiresAt, sealed, s.JudgedBy, s.Authority)
 		return err
 	}))
 }
@@ -100,17 +105,19 @@ const logoutNoted = 15 * time.Minute
 
 // Logouts are kept where other things are that count once: what they name, under
 // whose they are, until a while after they were.
-func logoutName(login, kind string) string { return "logout " + kind + ":" + login }
+func logoutName(login, authority, kind string) string {
+	return "logout " + kind + ":" + login + " " + authority
+}
 
 func logoutHash(name string) []byte {
 	fp := auth.FingerprintOf(name)
 	return fp[:]
 }
 
-// NoteLogout remembers that a provider logged somebody out at a time: the session
-// of a sid, and those of the sub that have none, or all of a sub. Call it before
+// NoteLogout remembers that the provider that an authority stands for logged
+// somebody of a login out at a time: the session of a sid, and those of the sub that have none, or all of a sub. Call it before
 // EndSessions; a sign-in under way then ends nowhere.
-func (d *DB) NoteLogout(ctx context.Context, login, sub, sid string, at time.Time) error {
+func (d *DB) NoteLogout(ctx context.Context, login, authority, sub, sid string, at time.Time) error {
 	notes := map[string]string{"sub": sub}
 	if sid != "" {
 		notes = map[string]string{"sid": sid, "sub without sid": sub}
@@ -122,7 +129,7 @@ func (d *DB) NoteLogout(ctx context.Context, login, sub, sid string, at time.Tim
 			}
 			if _, err := tx.ExecContext(ctx, `INSERT INTO client_assertions (client, jti, expires_at) VALUES ($1, $2, $3) ON CONFLICT (client, jti) DO UPDATE
 				SET expires_at = CASE WHEN client_assertions.expires_at > excluded.expires_at THEN client_assertions.expires_at ELSE excluded.expires_at END`,
-				logoutName(login, kind), logoutHash(name), Millis(at.Add(logoutNoted))); err != nil {
+				logoutName(login, authority, kind), logoutHash(name), Millis(at.Add(logoutNoted))); err != nil {
 				return err
 			}
 		}
@@ -140,7 +147,7 @@ func loggedOut(ctx context.Context, tx *sql.Tx, s *auth.Session, began time.Time
 	for kind, name := range looks {
 		n := 0
 		err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM client_assertions WHERE client = $1 AND jti = $2 AND expires_at > $3`,
-			logoutName(s.Login, kind), logoutHash(name), Millis(began.Add(logoutNoted))).Scan(&n)
+			logoutName(s.Login, s.Authority, kind), logoutHash(name), Millis(began.Add(logoutNoted))).Scan(&n)
 		if err != nil {
 			return false, err
 		}
@@ -173,8 +180,10 @@ type SessionFilter struct {
 	Subject     string
 	Sub         string
 	SID         string
-	NoSID       bool  // only those of which the provider gave no sid
-	Before      int64 // only those that began before it, in unix milliseconds; 0: all
+	Authority   string
+	NotJudgedBy string // only those that another configuration judged
+	NoSID       bool   // only those of which the provider gave no sid
+	Before      int64  // only those that began before it, in unix milliseconds; 0: all
 	Unrevoked   bool
 	After       string // only those whose id sorts above it
 	Limit       int    // 0: all
@@ -202,6 +211,12 @@ func (f *SessionFilter) where() (string, []any) {
 		if value != "" {
 			add("s."+column+" = ?", value)
 		}
+	}
+	if f.Authority != "" {
+		add("s.authority = ?", f.Authority)
+	}
+	if f.NotJudgedBy != "" {
+		add("s.judged_by <> ?", f.NotJudgedBy)
 	}
 	if f.Before != 0 {
 		add("s.created_at < ?", f.Before)

@@ -104,13 +104,13 @@ func changedOne(res sql.Result, err error, did *bool) error {
 	return err
 }
 
-// SessionsToRevoke returns sessions of a login, at most limit, that have ended and whose
-// tokens the provider does not know of that yet, those whose id sorts above
-// after. now is in unix milliseconds.
-func (d *DB) SessionsToRevoke(ctx context.Context, login, after string, now int64, limit int) (found []*auth.Session, err error) {
+// SessionsToRevoke returns sessions, at most limit, that have ended and whose
+// tokens, which are an authority's, it does not know of that yet: those whose id
+// sorts above after. now is in unix milliseconds.
+func (d *DB) SessionsToRevoke(ctx context.Context, authority, after string, now int64, limit int) (found []*auth.Session, err error) {
 	const doing = "looking for tokens to revoke"
 	rows, err := d.current().Read.QueryContext(ctx, `SELECT `+sessionColumns+` FROM sessions s
-		WHERE s.login = $3 AND s.id > $4 AND length(s.tokens) > 0 AND s.leased_until <= $1 AND (s.revoked_at <> 0 OR s.expires_at <= $1 OR s.idle_until <= $1) ORDER BY s.id LIMIT $2`, now, limit, login, after)
+		WHERE s.authority = $3 AND s.id > $4 AND length(s.tokens) > 0 AND s.leased_until <= $1 AND (s.revoked_at <> 0 OR s.expires_at <= $1 OR s.idle_until <= $1) ORDER BY s.id LIMIT $2`, now, limit, authority, after)
 	if err != nil {
 		return nil, d.wrap(doing, err)
 	}

@@ -18,9 +18,18 @@ func (v *Verifier) aboutSession(fp auth.Fingerprint) question {
 	}}
 }
 
-// VerifySession verifies what a session's cookie holds. One that this store did
-// not make is refused without I/O.
-func (v *Verifier) VerifySession(ctx context.Context, fp auth.Fingerprint, text string, now time.Time) (verdict auth.Verdict) {
+// VerifySession verifies what a session's cookie holds, for a login whose
+// configuration has the digest judgedBy: under another one than judged who signed
+// in a session has ended. One that this store did not make is refused without I/O.
+func (v *Verifier) VerifySession(ctx context.Context, fp auth.Fingerprint, text, judgedBy string, now time.Time) auth.Verdict {
+	verdict := v.verifySession(ctx, fp, text, now)
+	if verdict.Outcome == auth.Allow && verdict.Identity.MetaValue(auth.MetaJudgedBy) != judgedBy {
+		verdict.Outcome, verdict.Reason = auth.Deny, auth.ReasonReconfigured
+	}
+	return verdict
+}
+
+func (v *Verifier) verifySession(ctx context.Context, fp auth.Fingerprint, text string, now time.Time) (verdict auth.Verdict) {
 	trusted := v.fence.Trusted(now)
 	if trusted && v.memory.Lookup(&verdict, fp, now) {
 		v.meter.Lookup(TierMemory, hitOf(&verdict))
@@ -74,7 +83,7 @@ func verdictOfSession(s *auth.Session, now time.Time) auth.Verdict {
 	}
 	v := auth.Verdict{Outcome: auth.Allow, Identity: auth.Identity{
 		Subject: s.Subject, Method: auth.MethodSession, CredentialID: s.ID, Scopes: s.Scopes, Environment: s.Environment, Issuer: s.Login,
-		Meta: s.Meta, IssuedAt: uint32(s.CreatedAt / 1000), NotAfter: s.NotAfter(),
+		Meta: auth.EncodeMeta([]string{auth.MetaJudgedBy}, map[string]string{auth.MetaJudgedBy: s.JudgedBy}) + s.Meta, IssuedAt: uint32(s.CreatedAt / 1000), NotAfter: s.NotAfter(),
 	}}
 	switch {
 	case s.RevokedAt != 0:

@@ -48,6 +48,7 @@ type op struct {
 	back     func(q url.Values)                                 // changes what the browser is sent back with
 	sign     func(header map[string]any, claims []byte) *string // another way to sign
 	slow     func()                                             // is called before a refresh is answered, without the lock
+	saw      []string                                           // every form it was sent
 	refusals int                                                // at the revocation endpoint
 	apiSaw   []http.Header
 	n        int
@@ -126,6 +127,7 @@ func (p *op) token(w http.ResponseWriter, r *http.Request) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	grant := r.PostFormValue("grant_type")
+	p.saw = append(p.saw, r.PostForm.Encode())
 	p.asked[grant]++
 	if p.answer != nil && p.answer(w, r) {
 		return
@@ -236,6 +238,7 @@ func (p *op) revoke(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	token := r.PostFormValue("token")
+	p.saw = append(p.saw, r.PostForm.Encode())
 	p.revoked = append(p.revoked, token)
 	delete(p.access, token)
 	if _, ok := p.refresh[token]; ok {

@@ -79,6 +79,8 @@ type fleet struct {
 	db   *store.DB
 	ops  *manage.Manager
 	bell *bell // nil without Redis
+
+	judgedBy, authority string // of the login corp; see signsInAt
 }
 
 type gateway struct {

@@ -11,8 +11,10 @@ import (
 	"time"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/jwt"
 	"github.com/caddy-auth/caddy-auth/internal/login"
 	"github.com/caddy-auth/caddy-auth/internal/store"
+	"github.com/caddy-auth/caddy-auth/internal/verifier"
 	"github.com/caddy-auth/caddy-auth/test/servers"
 )
 
@@ -66,6 +68,18 @@ func newRefresher(t *testing.T) *refresher {
 	return p
 }
 
+// signsInAt says which provider the sessions are of that session writes.
+func (f *fleet) signsInAt(issuer string) {
+	f.t.Helper()
+	var err error
+	f.judgedBy, f.authority, err = login.Judgement{
+		Issuer: issuer, ClientID: "gw", Algorithms: jwt.DefaultAlgorithms(), Claims: verifier.ClaimRules{SubjectClaim: "sub", Environment: "live"},
+	}.Digests()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+}
+
 // session writes a session whose access token has expired, and returns its
 // cookie.
 func (f *fleet) session(sub string) string { return f.sessionWith(sub, -time.Minute) }
@@ -79,13 +93,13 @@ func (f *fleet) sessionWith(sub string, left time.Duration) string {
 		f.t.Fatal(err)
 	}
 	text := m.Tagged(strings.Repeat(sub, 3))
-	tokens := login.Tokens{Version: 1, Access: "access.token.0", Refresh: "refresh.token.0", Sub: sub, Issued: time.Now().Add(-time.Hour).UnixMilli(), Expires: time.Now().Add(left).UnixMilli()}
+	tokens := login.Tokens{Version: 1, Authority: f.authority, Access: "access.token.0", Refresh: "refresh.token.0", Sub: sub, Issued: time.Now().Add(-time.Hour).UnixMilli(), Expires: time.Now().Add(left).UnixMilli()}
 	plain, err := tokens.Encode()
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	err = f.db.InsertSession(ctx, ring, &auth.Session{
-		ID: "ses_" + sub, Fingerprint: auth.SessionFingerprint("corp", text), Login: "corp", Subject: "corp:" + sub, Sub: sub, Environment: "live",
+		ID: "ses_" + sub, Fingerprint: auth.SessionFingerprint("corp", text), Login: "corp", Subject: "corp:" + sub, Sub: sub, Environment: "live", JudgedBy: f.judgedBy, Authority: f.authority,
 	}, time.Now(), plain, time.Hour, time.Hour)
 	if err != nil {
 		f.t.Fatal(err)
@@ -125,6 +139,7 @@ func TestSession_Fleet(t *testing.T) {
 				n: 3, redis: redis, dsn: dsn(t), upstream: p.Listener.Addr().String(), proxy: "transport auth_outbound user",
 				global: "login corp {\nissuer " + p.URL + "\nclient_id gw\nclient_secret fleet-login-secret\n}", site: "auth_login corp",
 			})
+			f.signsInAt(p.URL)
 			cookie := f.session("alice")
 			burst := func(what string, refreshed int) {
 				t.Helper()
@@ -183,6 +198,7 @@ func TestSession_Stop(t *testing.T) {
 		n: 1, upstream: p.Listener.Addr().String(), proxy: "transport auth_outbound user",
 		global: "login corp {\nissuer " + p.URL + "\nclient_id gw\nclient_secret fleet-login-secret\n}", site: "auth_login corp",
 	})
+	f.signsInAt(p.URL)
 	cookie, g := f.sessionWith("alice", 20*time.Second), f.gateways[0]
 	if status := g.mine(cookie); status != 200 { // and refreshes meanwhile
 		t.Fatal(status)

@@ -113,7 +113,7 @@ func login(ts *testscript.TestScript, _ bool, args []string) {
 	id := uuid.Must(uuid.NewV7()).String()
 	ts.Check(db.InsertSession(context.Background(), ring, &auth.Session{
 		ID: "ses_" + id, Fingerprint: auth.SessionFingerprint("corp", id), Login: "corp", Subject: "corp:" + args[1], Sub: args[1], SID: "s-" + args[1],
-		Environment: "live", Scopes: "openid", Meta: auth.EncodeMeta([]string{"email"}, map[string]string{"email": args[1] + "@example.com"}),
+		Environment: "live", Scopes: "openid", JudgedBy: "another configuration", Meta: auth.EncodeMeta([]string{"email"}, map[string]string{"email": args[1] + "@example.com"}),
 	}, time.Now(), []byte(`{"v":1,"access":"x"}`), time.Hour, 2*time.Hour))
 }
 

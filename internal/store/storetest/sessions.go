@@ -3,6 +3,7 @@ package storetest
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ func newSession(n int) *auth.Session {
 	return &auth.Session{
 		ID: fmt.Sprintf("ses_%03d", n), Fingerprint: auth.FingerprintOf(fmt.Sprint(n)), Login: "corp", Subject: fmt.Sprintf("corp:é%d", n%3), Sub: fmt.Sprintf("é%d", n%3), SID: fmt.Sprintf("sid%d", n),
 		Environment: "live", Scopes: "a b", Meta: auth.EncodeMeta([]string{"email"}, map[string]string{"email": "x\x1dy"}),
+		JudgedBy: "j", Authority: "a",
 	}
 }
 
@@ -72,6 +74,8 @@ func testSessions(t *testing.T, backend func(string) store.Backend) {
 		want   string
 	}{
 		{store.SessionFilter{Login: "other"}, ""},
+		{store.SessionFilter{Login: "corp", Authority: "b"}, ""},
+		{store.SessionFilter{Login: "corp", NotJudgedBy: "j"}, ""},
 		{store.SessionFilter{Login: "corp", Before: after.CreatedAt - 1000}, ""},
 		{store.SessionFilter{Subject: "corp:é1"}, "001 004 "},
 		{store.SessionFilter{Subject: "corp:é1"}, ""}, // they have
@@ -84,6 +88,9 @@ func testSessions(t *testing.T, backend func(string) store.Backend) {
 		if ids := end(tc.filter); ids != tc.want {
 			t.Errorf("%+v ended %q, want %q", tc.filter, ids, tc.want)
 		}
+	}
+	if n := end(store.SessionFilter{NotJudgedBy: "another"}); n != "" {
+		t.Errorf("ended twice: %s", n)
 	}
 	must(t, db.TouchSession(ctx, want.Fingerprint, 3*time.Hour))
 	if ended, _ := db.Session(ctx, want.ID); ended.IdleUntil != after.IdleUntil || ended.RevokedReason != "why" || ended.State(0) != auth.SessionEnded {
@@ -102,9 +109,9 @@ func testSessions(t *testing.T, backend func(string) store.Backend) {
 	// A sign-in that began before who signs in was logged out comes to nothing,
 	// one that began after it does.
 	began := time.Now().Add(-time.Minute)
-	must(t, db.NoteLogout(ctx, "corp", "gone", "", time.Now()))
-	must(t, db.NoteLogout(ctx, "corp", "stays", "sid-gone", time.Now()))
-	must(t, db.NoteLogout(ctx, "corp", "gone", "", began.Add(-time.Hour))) // an old one that comes again changes nothing
+	must(t, db.NoteLogout(ctx, "corp", "a", "gone", "", time.Now()))
+	must(t, db.NoteLogout(ctx, "corp", "a", "stays", "sid-gone", time.Now()))
+	must(t, db.NoteLogout(ctx, "corp", "a", "gone", "", began.Add(-time.Hour))) // an old one that comes again changes nothing
 	for n, tc := range []struct {
 		login, sub, sid string
 		began           time.Time
@@ -114,6 +121,7 @@ func testSessions(t *testing.T, backend func(string) store.Backend) {
 		{"corp", "gone", "", began, true},
 		{"corp", "gone", "x", time.Now().Add(time.Second), false},
 		{"other", "gone", "x", began, false},
+		{"corp of b", "gone", "x", began, false},
 		{"corp", "stays", "sid-gone", began, true},
 		{"corp", "stays", "sid-other", began, false},
 		{"corp", "stays", "", began, true},
@@ -122,6 +130,9 @@ func testSessions(t *testing.T, backend func(string) store.Backend) {
 	} {
 		one := newSession(20 + n)
 		one.Login, one.Sub, one.SID = tc.login, tc.sub, tc.sid
+		if login, ok := strings.CutSuffix(tc.login, " of b"); ok { // the same name, another provider
+			one.Login, one.Authority = login, "b"
+		}
 		if err := db.InsertSession(ctx, r, one, tc.began, nil, time.Hour, time.Hour); errors.Is(err, auth.ErrConflict) != tc.conflict || !tc.conflict && err != nil {
 			t.Errorf("%+v: %v", tc, err)
 		}
@@ -199,7 +210,7 @@ func testSessionTokens(t *testing.T, backend func(string) store.Backend) {
 	now := time.Now().Add(time.Minute).UnixMilli()
 	due := func() (ids string) {
 		t.Helper()
-		found, err := db.SessionsToRevoke(ctx, "corp", "", now, 10)
+		found, err := db.SessionsToRevoke(ctx, "a", "", now, 10)
 		must(t, err)
 		for _, s := range found {
 			ids += s.ID[4:] + " "
@@ -216,8 +227,8 @@ func testSessionTokens(t *testing.T, backend func(string) store.Backend) {
 	if got := due(); got != "001 " || !read(ring(t, 9)).Ended {
 		t.Errorf("to revoke: %q", got)
 	}
-	if found, _ := db.SessionsToRevoke(ctx, "other", "", now, 10); len(found) != 0 {
-		t.Error("of another login")
+	if found, _ := db.SessionsToRevoke(ctx, "b", "", now, 10); len(found) != 0 {
+		t.Error("of another authority")
 	}
 	if !put(1, nil) || due() != "" || read(ring(t, 9)).Plain != nil {
 		t.Error("wiped, and there")
