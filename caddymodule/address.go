@@ -65,6 +65,18 @@ func (j addressJudge) of(r *http.Request, id *auth.Identity) netip.Addr {
 	return parseAddr(clientIP(r))
 }
 
+// ofSender is the address that what a client gets wrong is counted under; the zero
+// address if it can't be believed. Behind a proxy whose word on it is no good the
+// peer is the proxy, and one client's failures would be everybody's.
+func (j addressJudge) ofSender(r *http.Request) netip.Addr {
+	if j.peerOnly {
+		if trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool); trusted {
+			return netip.Addr{}
+		}
+	}
+	return j.any(r)
+}
+
 // clientIP is the client's address as Caddy determined it, for logs.
 func clientIP(r *http.Request) string {
 	if ip, ok := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string); ok && ip != "" {

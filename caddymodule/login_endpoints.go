@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -174,16 +173,7 @@ func (s *signIn) finish(h *Handler, w http.ResponseWriter, r *http.Request, cook
 	if i := strings.IndexByte(originalTarget(r), '?'); i >= 0 {
 		query = originalTarget(r)[i+1:]
 	}
-	address := network(h.addresses.any(r))
-	if left := s.rt.codes.Left(address, time.Now()); address.IsValid() && left > 0 { // the provider is not to be asked for who only tries
-		w.Header().Set("Retry-After", strconv.Itoa(int(left.Seconds())+1))
-		return s.failed(h, w, r, &login.Error{Cause: login.CauseState, Detail: "too many codes from this address were no good"}, http.StatusTooManyRequests)
-	}
-	in, used, err := s.client.Finish(r.Context(), query, cookies)
-	var bad *login.Error
-	if errors.As(err, &bad) && bad.Cause == login.CauseCode && address.IsValid() {
-		s.rt.codes.Add(address, time.Now())
-	}
+	in, used, err := s.client.Finish(r.Context(), s.sender(h, r, cookies), query, cookies)
 	if used != "" {
 		setCookie(w, used, "", -1)
 	}
@@ -206,14 +196,14 @@ func (s *signIn) finish(h *Handler, w http.ResponseWriter, r *http.Request, cook
 	return redirectTo(w, in.Return, http.StatusSeeOther) // RFC 9700, 4.12
 }
 
-// network is whom an address is: of IPv6 everybody has a /64.
-func network(a netip.Addr) netip.Addr {
-	if a = a.Unmap().WithZone(""); a.Is6() {
-		if p, err := a.Prefix(64); err == nil {
-			return p.Addr()
-		}
+// sender is whose codes these are: a browser's that signed in here before, which
+// its cookie proves also after the session's end, or an address's.
+func (s *signIn) sender(h *Handler, r *http.Request, cookies []login.Cookie) login.Sender {
+	text, n := login.Session(cookies, s.name)
+	if m := s.rt.verifier.Minter(); n == 1 && m != nil && m.CheckTagged(text) {
+		return login.KnownSender(auth.SessionFingerprint(s.name, text))
 	}
-	return a
+	return login.AddressSender(h.addresses.ofSender(r))
 }
 
 // open writes a new session, with an id that nobody knew before, and ends the one
@@ -267,6 +257,9 @@ func (s *signIn) failed(h *Handler, w http.ResponseWriter, r *http.Request, err 
 	switch e.Cause {
 	case login.CauseState, login.CauseCode:
 		code = http.StatusBadRequest
+	case login.CauseTooMany:
+		code = http.StatusTooManyRequests
+		w.Header().Set("Retry-After", strconv.Itoa(int(e.RetryAfter.Seconds())+1))
 	case login.CauseDenied:
 		page, code = pageDenied, http.StatusForbidden
 	case login.CauseUnavailable:
@@ -280,7 +273,7 @@ func (s *signIn) failed(h *Handler, w http.ResponseWriter, r *http.Request, err 
 	metrics.logins.WithLabelValues(s.name, string(e.Cause)).Inc()
 	h.decisions.write("sign-in failed", string(e.Cause), "", zap.String("code", "login_"+string(e.Cause)), zap.Int("status", code), zap.String("instance", instance),
 		zap.String("login", s.name), zap.String("client_ip", clientIP(r)), zap.NamedError("cause", hinted(err)))
-	if code < http.StatusInternalServerError {
+	if code < http.StatusInternalServerError || errors.Is(err, auth.ErrOverloaded) {
 		h.pace(w, r)
 	}
 	return s.showInstance(w, r, page, code, e.Return, instance)

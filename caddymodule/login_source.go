@@ -44,7 +44,6 @@ type loginSource struct {
 	keeper    login.Keeper
 	keys      pooledKeys
 	http      *fetch.Client
-	endpoint  *grant.Endpoint
 	file      *outbound.File // nil: the secret does not change
 	hidden    hiddenTexts
 
@@ -76,7 +75,7 @@ func newLoginSource(name string, c *LoginConfig, claims verifier.ClaimRules, rt 
 		}
 		secret = grant.Fixed(auth.NewSecret(c.ClientSecret))
 	}
-	s.endpoint, err = grant.NewEndpoint(grant.Config{ClientID: c.ClientID, Auth: c.Auth, Secret: secret, Scopes: c.Scopes, Timeout: time.Duration(c.Timeout)})
+	endpoint, err := grant.NewEndpoint(grant.Config{ClientID: c.ClientID, Auth: c.Auth, Secret: secret, Scopes: c.Scopes, Timeout: time.Duration(c.Timeout)})
 	if err != nil {
 		return nil, fmt.Errorf("client_secret: %w", err)
 	}
@@ -84,8 +83,8 @@ func newLoginSource(name string, c *LoginConfig, claims verifier.ClaimRules, rt 
 	s.http = fetch.New(keysTimeout, keysConns)
 	s.client = login.New(login.Config{
 		Name: name, JudgedBy: s.judgedBy, Authority: s.authority, Issuer: c.Issuer, ClientID: c.ClientID, Scopes: c.Scopes, Algorithms: c.Algorithms, Params: c.Params,
-		Identify: identify(name, claims), Once: marked(rt, "login:"+name),
-	}, login.NewProvider(c.Issuer, s.http), s.endpoint, keys, func() login.Sealer {
+		Identify: identify(name, claims), Attempts: rt.attempts, Once: marked(rt, "login:"+name),
+	}, login.NewProvider(c.Issuer, s.http), endpoint, keys, func() login.Sealer {
 		if e := rt.envelope.Load(); e != nil {
 			return e
 		}
@@ -131,7 +130,7 @@ func (s *loginSource) Destruct() error {
 	if !caddy.Exiting() {
 		s.delegate.Retire()
 		retired.Store(s, nil)
-		time.AfterFunc(time.Minute, func() { retired.Delete(s); s.http.Close(); s.endpoint.Close() })
+		time.AfterFunc(time.Minute, func() { retired.Delete(s); s.http.Close(); s.client.Close() })
 		return nil
 	}
 	// What a refresh under way brings must be kept, also of those that a reload
@@ -140,7 +139,7 @@ func (s *loginSource) Destruct() error {
 	s.delegate.Close(time.Until(until))
 	retired.Range(func(other, _ any) bool { other.(*loginSource).delegate.Close(time.Until(until)); return true })
 	s.http.Close()
-	s.endpoint.Close()
+	s.client.Close()
 	return nil
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,7 +16,7 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/cache"
 	"github.com/caddy-auth/caddy-auth/internal/feed"
-	"github.com/caddy-auth/caddy-auth/internal/limit"
+	"github.com/caddy-auth/caddy-auth/internal/login"
 	"github.com/caddy-auth/caddy-auth/internal/oauth"
 	"github.com/caddy-auth/caddy-auth/internal/pace"
 	"github.com/caddy-auth/caddy-auth/internal/secret"
@@ -75,11 +74,11 @@ type runtime struct {
 	refusals refusalLog
 	pacer    *pace.Pacer // of refusals
 	issuing  *oauth.Batcher
-	failures *oauth.Failures          // of clients that could not prove to be one
-	users    atomic.Int64             // requests inside
-	touched  touches                  // sessions whose use was noted lately
-	enders   sync.Map                 // the logins at work, as *loginSource
-	codes    *limit.Local[netip.Addr] // addresses whose codes were no good
+	failures *oauth.Failures // of clients that could not prove to be one
+	users    atomic.Int64    // requests inside
+	touched  touches         // sessions whose use was noted lately
+	enders   sync.Map        // the logins at work, as *loginSource
+	attempts *login.Attempts // codes that were no good
 
 	now     atomic.Pointer[settings] // those in force, never nil
 	settled atomic.Pointer[settings] // the last ones that settle saw
@@ -138,7 +137,7 @@ func newRuntime(backend Backend, masters []auth.Secret) *runtime {
 	rt.verifier = verifier.New(rt.memory, rt.follower, rt, meter{}, verifier.Hooks{})
 	rt.streams = stream.NewRegistry(rt.verifier)
 	rt.issuing, rt.failures = oauth.NewBatcher(rt.writeTokens), oauth.NewFailures()
-	rt.codes = limit.NewLocal[netip.Addr](limit.Rate{Every: time.Second, Burst: 60}, 20_000)
+	rt.attempts = login.NewAttempts()
 	rt.leaks.rt = rt
 	rt.known.Store(&[]string{DefaultKeyPrefix})
 	return rt

@@ -91,6 +91,11 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 	return &Endpoint{cfg, fetch.New(cfg.Timeout, 2)}, nil
 }
 
+// Beside returns the same endpoint with connections of its own, at most so many.
+func (e *Endpoint) Beside(conns int) *Endpoint {
+	return &Endpoint{e.cfg, fetch.New(e.cfg.Timeout, conns)}
+}
+
 // Close gives connections back.
 func (e *Endpoint) Close() { e.client.Close() }
 

@@ -90,3 +90,18 @@ func (l *Local[K]) makeRoom(now time.Time) {
 		delete(l.states, last)
 	}
 }
+
+// Return takes back one event of key that Add counted, as if it had not been.
+func (l *Local[K]) Return(key K, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	state, known := l.states[key]
+	if !known {
+		return
+	}
+	if state = state.Add(-l.rate.Every); state.After(now) {
+		l.states[key] = state
+	} else {
+		delete(l.states, key)
+	}
+}

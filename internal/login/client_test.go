@@ -160,8 +160,11 @@ func TestState(t *testing.T) {
 		"another login": func() bool { _, ok := openState(ring, "staff", "j", text, now); return ok },
 		"another rule":  func() bool { _, ok := openState(ring, "corp", "k", text, now); return ok },
 		"changed":       func() bool { _, ok := openState(ring, "corp", "j", text[:len(text)-4]+"AAAA", now); return ok },
-		"too long":      func() bool { _, ok := openState(ring, "corp", "j", text+strings.Repeat("A", maxCookie), now); return ok },
-		"nothing":       func() bool { _, ok := openState(ring, "corp", "j", "", now); return ok },
+		"too long": func() bool {
+			_, ok := openState(ring, "corp", "j", text+strings.Repeat("A", maxCookie), now)
+			return ok
+		},
+		"nothing": func() bool { _, ok := openState(ring, "corp", "j", "", now); return ok },
 	} {
 		if try() {
 			t.Errorf("%s: it opens", what)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/grant"
+	"github.com/caddy-auth/caddy-auth/internal/limit"
 	"github.com/caddy-auth/caddy-auth/internal/strictjson"
 )
 
@@ -38,6 +39,8 @@ type Config struct {
 	// Identify makes an identity of an ID token's claims and the scopes that were
 	// granted; its errors say what is missing.
 	Identify func(claims strictjson.Object, granted []string) (auth.Identity, error)
+	// Attempts counts codes that were no good; nil: a count of this client's own.
+	Attempts *Attempts
 	// Once marks something as used until a time; auth.ErrConflict: it was before.
 	Once func(ctx context.Context, kind string, hash []byte, until time.Time) error
 }
@@ -46,21 +49,32 @@ type Config struct {
 type Client struct {
 	cfg      Config
 	provider *Provider
-	endpoint *grant.Endpoint
+	codes    *grant.Endpoint // asked about codes, which anybody can send
+	tokens   *grant.Endpoint // asked about tokens, with connections of its own
 	keys     KeySet
 	sealer   func() Sealer // nil: not known now
 	now      func() time.Time
-	slots    chan struct{}
+	slots    *limit.Slots[Sender]
 }
 
-// maxRedeeming is how many codes may be redeemed at a time: anybody can send
-// some.
-const maxRedeeming = 32
+// refreshConns is how many connections there are for the tokens of people who are
+// signed in.
+const refreshConns = 64
 
-// New returns a client. sealer may return nil while the store can't be read.
+// New returns a client, which closes e. sealer may return nil while the store
+// can't be read.
 func New(cfg Config, p *Provider, e *grant.Endpoint, keys KeySet, sealer func() Sealer) *Client {
-	return &Client{cfg, p, e, keys, sealer, time.Now, make(chan struct{}, maxRedeeming)}
+	if cfg.Attempts == nil {
+		cfg.Attempts = NewAttempts()
+	}
+	return &Client{
+		cfg: cfg, provider: p, codes: e.Beside(maxRedeeming), tokens: e.Beside(refreshConns), keys: keys, sealer: sealer, now: time.Now,
+		slots: limit.NewSlots[Sender](maxRedeeming, shareRedeeming, waitRedeeming),
+	}
 }
+
+// Close gives connections back.
+func (c *Client) Close() { c.codes.Close(); c.tokens.Close() }
 
 // Cause is why nobody was signed in.
 type Cause string
@@ -73,6 +87,8 @@ const (
 	CauseState Cause = "state"
 	// CauseCode: the provider does not know the code.
 	CauseCode Cause = "code"
+	// CauseTooMany: too many codes of the same sender were no good.
+	CauseTooMany Cause = "too_many"
 	// CauseDenied: the person, or the provider, said no.
 	CauseDenied Cause = "denied"
 	// CauseRefused: what the provider says can't be believed, or it refuses us.
@@ -85,7 +101,9 @@ type Error struct {
 	Detail string
 	// Return is where the person wanted to go, if that is known.
 	Return string
-	err    error
+	// RetryAfter is when to come back; of CauseTooMany.
+	RetryAfter time.Duration
+	err        error
 }
 
 // Error implements error.
@@ -179,9 +197,9 @@ type SignedIn struct {
 }
 
 // Finish reads what the provider sent the browser back with (RFC 6749, 4.1.2)
-// and redeems the code. Errors: an *Error; used is the name of the cookie that
-// is used up, if any.
-func (c *Client) Finish(ctx context.Context, rawQuery string, have []Cookie) (in *SignedIn, used string, err error) {
+// and redeems the code that by sent. Errors: an *Error; used is the name of the
+// cookie that is used up, if any.
+func (c *Client) Finish(ctx context.Context, by Sender, rawQuery string, have []Cookie) (in *SignedIn, used string, err error) {
 	q, err := url.ParseQuery(rawQuery)
 	if err != nil {
 		return nil, "", &Error{Cause: CauseState, Detail: "the answer can't be read"}
@@ -200,10 +218,10 @@ func (c *Client) Finish(ctx context.Context, rawQuery string, have []Cookie) (in
 	if q.Get("state") == "" || !ok || subtle.ConstantTimeCompare([]byte(s.State), []byte(q.Get("state"))) != 1 {
 		return nil, "", &Error{Cause: CauseState, Detail: "no sign-in of this browser is under way that the answer belongs to: it took too long, was answered before, or cookies are blocked"}
 	}
-	in, failed := c.finish(ctx, q, s)
+	in, failed := c.finish(ctx, by, q, s)
 	if failed != nil {
 		failed.Return = s.Return
-		if failed.Cause == CauseUnavailable && errors.Is(failed, errNotBegun) {
+		if failed.Cause == CauseTooMany || failed.Cause == CauseUnavailable && errors.Is(failed, errNotBegun) {
 			name = "" // the person may load the page again
 		}
 		return nil, name, failed
@@ -215,7 +233,7 @@ func (c *Client) Finish(ctx context.Context, rawQuery string, have []Cookie) (in
 // errNotBegun marks failures before the code was used.
 var errNotBegun = errors.New("nothing was used up")
 
-func (c *Client) finish(ctx context.Context, q url.Values, s *state) (*SignedIn, *Error) {
+func (c *Client) finish(ctx context.Context, by Sender, q url.Values, s *state) (in *SignedIn, failed *Error) {
 	m, err := c.provider.Metadata(ctx)
 	if err != nil {
 		return nil, unavailableError(errors.Join(err, errNotBegun))
@@ -231,12 +249,16 @@ func (c *Client) finish(ctx context.Context, q url.Values, s *state) (*SignedIn,
 	if code == "" {
 		return nil, refusedError("the provider's answer", errToken("it has neither a code nor an error"))
 	}
-	select {
-	case c.slots <- struct{}{}:
-		defer func() { <-c.slots }()
-	default:
-		return nil, unavailableError(errors.Join(auth.ErrOverloaded, errNotBegun))
+	done, failed := c.cfg.Attempts.begin(by, c.now)
+	if failed != nil {
+		return nil, failed
 	}
+	defer func() { done(failed) }()
+	release, failed := c.turn(ctx, by)
+	if failed != nil {
+		return nil, failed
+	}
+	defer release()
 	// Each state is good once, so a code that somebody sends again never reaches
 	// the provider, which would end what it gave for it (RFC 6749, 4.1.2).
 	switch err := c.cfg.Once(ctx, "login", s.hash(), time.UnixMilli(s.At).Add(stateLife+2*leeway)); {
@@ -263,7 +285,7 @@ func answeredError(code string) *Error {
 }
 
 func (c *Client) redeem(ctx context.Context, m *Metadata, code string, s *state) (*SignedIn, *Error) {
-	r, err := c.endpoint.At(m.Token).Redeem(ctx, url.Values{
+	r, err := c.codes.At(m.Token).Redeem(ctx, url.Values{
 		"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {s.Redirect}, "code_verifier": {s.Verifier},
 	})
 	var f *grant.Failure

@@ -52,8 +52,8 @@ type Tokens struct {
 	Sub     string `json:"sub"`
 	// Authority is whose they are: they are sent nowhere else.
 	Authority string `json:"authority"`
-	Issued  int64  `json:"issued"`  // unix milliseconds
-	Expires int64  `json:"expires"` // of the access token
+	Issued    int64  `json:"issued"`  // unix milliseconds
+	Expires   int64  `json:"expires"` // of the access token
 }
 
 const tokensVersion = 1
@@ -118,7 +118,7 @@ func (c *Client) Refresh(ctx context.Context, old Tokens) (Tokens, error) {
 	if err != nil {
 		return old, grant.Unavailable("the provider", err)
 	}
-	r, err := c.endpoint.At(m.Token).Redeem(ctx, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {old.Refresh}})
+	r, err := c.tokens.At(m.Token).Redeem(ctx, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {old.Refresh}})
 	var f *grant.Failure
 	if errors.As(err, &f) && f.Code == "invalid_grant" { // RFC 6749, 5.2: it has expired or was revoked
 		return old, fmt.Errorf("%w: the provider refuses the refresh token", ErrOver)
@@ -174,7 +174,7 @@ func (c *Client) RevokeTokens(ctx context.Context, t Tokens) error {
 		if text == "" {
 			return nil
 		}
-		err := c.endpoint.Revoke(ctx, m.Revocation, auth.NewSecret(text), hint)
+		err := c.tokens.Revoke(ctx, m.Revocation, auth.NewSecret(text), hint)
 		var f *grant.Failure
 		if errors.As(err, &f) && f.Code == "unsupported_token_type" { // 2.2.1
 			return nil

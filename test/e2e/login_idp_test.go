@@ -49,6 +49,8 @@ type op struct {
 	sign     func(header map[string]any, claims []byte) *string // another way to sign
 	slow     func()                                             // is called before a refresh is answered, without the lock
 	saw      []string                                           // every form it was sent
+	guesses  int                                                // that answer counted
+	slowCode func()                                             // the same before a code is looked at; set once
 	refusals int                                                // at the revocation endpoint
 	apiSaw   []http.Header
 	n        int
@@ -123,6 +125,9 @@ func (p *op) token(w http.ResponseWriter, r *http.Request) {
 	p.mu.Unlock()
 	if slow != nil && r.PostFormValue("grant_type") == "refresh_token" {
 		slow()
+	}
+	if code := p.slowCode; code != nil && r.PostFormValue("grant_type") == "authorization_code" {
+		code()
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
