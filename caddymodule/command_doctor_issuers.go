@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"context"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -32,7 +33,7 @@ func (e *examination) issuers(ctx context.Context) {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(all.opaque)) {
-		if _, err := all.servers[name].Introspect(ctx, "caddy-auth-doctor"); err != nil {
+		if _, err := all.servers[name].Introspect(ctx, "caddy-auth-doctor", netip.Addr{}); err != nil {
 			e.found("introspection", named(name, err), "tokens that only it knows get 503; is the url right?")
 			continue
 		}

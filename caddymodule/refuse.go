@@ -42,10 +42,12 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, refusal *auth.R
 func (h *Handler) slowDown(w http.ResponseWriter, r *http.Request, refusal *auth.Refusal) {
 	switch problem.Status(refusal.Code) {
 	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusTooEarly:
-	default:
-		return
+		h.pace(w, r)
+	case http.StatusServiceUnavailable:
+		if refusal.Overloaded {
+			h.pace(w, r)
+		}
 	}
-	h.pace(w, r)
 }
 
 // pace makes an answer wait; see slowDown.

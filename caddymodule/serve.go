@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -148,10 +149,18 @@ func (h *Handler) verify(r *http.Request, presented *verifier.Presented, session
 	}
 	j.fp = auth.FingerprintOf(presented.Credential)
 	if presented.Bearer {
-		j.verdict, j.fp = rt.verifier.VerifyBearer(r.Context(), j.fp, presented.Credential, h.tokens, j.began)
+		j.verdict, j.fp = rt.verifier.VerifyBearer(r.Context(), j.fp, presented.Credential, h.tokens, h.asks(r), j.began)
 		return
 	}
 	j.verdict = rt.verifier.Verify(r.Context(), j.fp, presented.Credential, j.began)
+}
+
+// asks is whose share of the questions to an introspector a request takes.
+func (h *Handler) asks(r *http.Request) netip.Addr {
+	if !h.tokens.Asks() {
+		return netip.Addr{}
+	}
+	return auth.ClientPrefix(h.addresses.ofSender(r))
 }
 
 // pass makes a request the identity's, unless it can't be told to the upstream.

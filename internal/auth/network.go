@@ -23,3 +23,13 @@ func InNetworks(networks string, addr netip.Addr) bool {
 	}
 	return false
 }
+
+// ClientPrefix is what one client owns around its address: of IPv6 a /64.
+func ClientPrefix(a netip.Addr) netip.Addr {
+	if a = a.Unmap().WithZone(""); a.Is6() {
+		if p, err := a.Prefix(64); err == nil {
+			return p.Addr()
+		}
+	}
+	return a
+}

@@ -37,6 +37,8 @@ type Refusal struct {
 	// RetryAfter is when it may be worth while to try again, where nothing could
 	// be decided. 0: soon.
 	RetryAfter time.Duration
+	// Overloaded says that too many ask, which anybody can cause.
+	Overloaded bool
 }
 
 // Error makes a Refusal usable where Caddy wants an error. It contains no

@@ -1,8 +1,9 @@
 // Package introspect asks authorization servers whether a token is active
 // (RFC 7662). However many tokens come, a server is asked at most Rate times a
 // second, MaxInFlight at a time, and not at all for a while after it failed
-// several times: what was not asked is an error, never "not active". A Server
-// is safe for concurrent use.
+// several times: what was not asked is an error, never "not active". Made-up
+// tokens don't take all of that from good ones; see shares. A Server is safe for
+// concurrent use.
 package introspect
 
 import (
@@ -10,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"sync/atomic"
 	"time"
@@ -56,12 +58,12 @@ type Events struct {
 
 // Server is one authorization server.
 type Server struct {
-	cfg      Config
-	client   *fetch.Client
-	asked    *window
-	inFlight chan struct{}
-	breaker  *gobreaker.CircuitBreaker[strictjson.Object]
-	events   atomic.Pointer[Events]
+	cfg     Config
+	client  *fetch.Client
+	shares  *shares
+	known   knownTokens
+	breaker *gobreaker.CircuitBreaker[strictjson.Object]
+	events  atomic.Pointer[Events]
 }
 
 // New returns a server. It is not asked before the first token.
@@ -73,10 +75,9 @@ func New(cfg Config) *Server {
 		cfg.Timeout = DefaultTimeout
 	}
 	s := &Server{
-		cfg:      cfg,
-		client:   fetch.New(cfg.Timeout, MaxInFlight),
-		asked:    newWindow(cfg.Rate, time.Second),
-		inFlight: make(chan struct{}, MaxInFlight),
+		cfg:    cfg,
+		client: fetch.New(cfg.Timeout, MaxInFlight),
+		shares: newShares(cfg.Rate),
 		breaker: gobreaker.NewCircuitBreaker[strictjson.Object](gobreaker.Settings{
 			Timeout:     openFor,
 			ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= failuresInARow },
@@ -98,23 +99,22 @@ var errThisToken = errors.New("this question was refused")
 // Close gives connections back.
 func (s *Server) Close() { s.client.Close() }
 
-// Introspect asks whether a token is active. The answer is an object with a
+// Introspect asks whether a token is active that from sent; an invalid address is
+// one that is not known. The answer is an object with a
 // member active (RFC 7662, 2.2), whatever it says. Errors: auth.ErrOverloaded,
 // when the server may not be asked now; auth.ErrUnavailable, when it gave no
 // answer.
-func (s *Server) Introspect(ctx context.Context, token string) (strictjson.Object, error) {
+func (s *Server) Introspect(ctx context.Context, token string, from netip.Addr) (strictjson.Object, error) {
 	if s.breaker.State() == gobreaker.StateOpen { // before it costs a part of the rate
 		return nil, fmt.Errorf("the introspection server failed lately: %w", auth.ErrUnavailable)
 	}
-	select {
-	case s.inFlight <- struct{}{}:
-		defer func() { <-s.inFlight }()
-	default:
-		return nil, fmt.Errorf("introspection: %w", auth.ErrOverloaded)
+	fp, now := auth.FingerprintOf(token), time.Now()
+	known, any := s.known.has(fp, now)
+	done := s.shares.begin(question{now, from, known}, any)
+	if done == nil {
+		return nil, fmt.Errorf("introspection, %d times a second at most, and a share of it for one address: %w", s.cfg.Rate, auth.ErrOverloaded)
 	}
-	if !s.asked.take(time.Now()) {
-		return nil, fmt.Errorf("introspection, %d times a second at most: %w", s.cfg.Rate, auth.ErrOverloaded)
-	}
+	defer done()
 	answer, err := s.breaker.Execute(func() (strictjson.Object, error) { return s.ask(ctx, token) })
 	switch events := s.events.Load(); {
 	case errors.Is(err, gobreaker.ErrOpenState), errors.Is(err, gobreaker.ErrTooManyRequests):
@@ -123,6 +123,10 @@ func (s *Server) Introspect(ctx context.Context, token string) (strictjson.Objec
 		events.Failed(err)
 	case err == nil && events.Answered != nil:
 		events.Answered()
+	}
+	if err == nil {
+		active, _ := answer["active"].(bool)
+		s.known.note(fp, active, now)
 	}
 	return answer, err
 }

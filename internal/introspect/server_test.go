@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,7 +42,7 @@ func TestIntrospect_Request(t *testing.T) {
 			got = r
 			say(`{"active":true}`)(w, r)
 		})
-		if _, err := s.Introspect(t.Context(), "to+ken&x=1"); err != nil {
+		if _, err := s.Introspect(t.Context(), "to+ken&x=1", netip.Addr{}); err != nil {
 			t.Fatal(err)
 		}
 		id, secret, basic := got.BasicAuth()
@@ -93,7 +94,7 @@ func TestIntrospect_NoAnswer(t *testing.T) {
 		},
 	} {
 		s := serve(t, Config{ClientID: "gw", ClientSecret: auth.NewSecret("hunter2"), Timeout: 300 * time.Millisecond}, answer)
-		o, err := s.Introspect(t.Context(), "secret-token")
+		o, err := s.Introspect(t.Context(), "secret-token", netip.Addr{})
 		if !errors.Is(err, auth.ErrUnavailable) {
 			t.Errorf("%s: %v, %v", name, o, err)
 		} else if strings.Contains(err.Error(), "secret-token") || strings.Contains(err.Error(), "hunter2") {
@@ -113,7 +114,7 @@ func TestIntrospect_Bounds(t *testing.T) {
 	var all sync.WaitGroup
 	for range MaxInFlight {
 		all.Go(func() {
-			if _, err := s.Introspect(t.Context(), "x"); err != nil {
+			if _, err := s.Introspect(t.Context(), "x", netip.Addr{}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -121,7 +122,7 @@ func TestIntrospect_Bounds(t *testing.T) {
 	for range MaxInFlight {
 		<-arrived
 	}
-	if _, err := s.Introspect(t.Context(), "one too many"); !errors.Is(err, auth.ErrOverloaded) {
+	if _, err := s.Introspect(t.Context(), "one too many", netip.Addr{}); !errors.Is(err, auth.ErrOverloaded) {
 		t.Error(err)
 	}
 	close(release)
@@ -131,7 +132,7 @@ func TestIntrospect_Bounds(t *testing.T) {
 	s = serve(t, Config{ClientID: "gw", Rate: 20}, func(w http.ResponseWriter, r *http.Request) { asked.Add(1); say(`{"active":false}`)(w, r) })
 	refused := 0
 	for range 200 {
-		if _, err := s.Introspect(t.Context(), "x"); errors.Is(err, auth.ErrOverloaded) {
+		if _, err := s.Introspect(t.Context(), "x", netip.Addr{}); errors.Is(err, auth.ErrOverloaded) {
 			refused++
 		}
 	}
@@ -140,16 +141,89 @@ func TestIntrospect_Bounds(t *testing.T) {
 	}
 }
 
-func TestWindow(t *testing.T) {
-	w, now := newWindow(3, time.Second), time.Now()
-	for n, tc := range []struct {
-		after time.Duration
-		want  bool
-	}{{0, true}, {100, true}, {200, true}, {999, false}, {1000, true}, {1050, false}, {1100, true}, {1150, false}, {5000, true}, {5000, true}, {5000, true}, {5000, false}} {
-		if got := w.take(now.Add(tc.after * time.Millisecond)); got != tc.want {
-			t.Errorf("%d, after %d ms: %v", n, tc.after, got)
+// TestShares: never more than the rate in a second; made-up tokens leave a part
+// for known ones, and one address leaves a part for others.
+func TestShares(t *testing.T) {
+	const rate = 40
+	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	start := time.Unix(1000, 0)
+	took := func(s *shares, n int, q question, reserved bool) (got int) {
+		for range n {
+			if done := s.begin(q, reserved); done != nil {
+				done()
+				got++
+			}
+		}
+		return got
+	}
+	s := newShares(rate)
+	if got := took(s, 100, question{at: start}, false); got != rate {
+		t.Errorf("nobody in particular: %d", got)
+	}
+	if got := took(s, 100, question{at: start.Add(period - 1)}, false); got != 0 {
+		t.Errorf("%d more in the same second", got)
+	}
+	if got := took(s, 100, question{at: start.Add(period)}, true); got != 30 {
+		t.Errorf("while tokens are known: %d", got)
+	}
+	if got := took(s, 100, question{at: start.Add(period), known: true}, true); got != 10 {
+		t.Errorf("known ones: %d", got)
+	}
+	s = newShares(rate)
+	if got := took(s, 100, question{at: start, address: a}, false); got != 25 {
+		t.Errorf("one address: %d", got)
+	}
+	if got := took(s, 10, question{at: start, address: b}, true); got != 5 { // at once, before anybody knew of it
+		t.Errorf("another: %d", got)
+	}
+	for second := 1; second < 5; second++ {
+		at := start.Add(time.Duration(second) * period)
+		if got := took(s, 100, question{at: at, address: a}, true); got != 15 {
+			t.Errorf("one address beside another, second %d: %d", second, got)
+		}
+		if got := took(s, 8, question{at: at, address: b}, true); got != 8 {
+			t.Errorf("the other, second %d: %d", second, got)
 		}
 	}
+	// What is under way has the same shares.
+	s = newShares(1000)
+	var held []func()
+	for range 100 {
+		if done := s.begin(question{at: start, address: a}, true); done != nil {
+			held = append(held, done)
+		}
+	}
+	if len(held) != MaxInFlight*5/8 || took(s, 1, question{at: start, address: b}, true) != 1 || took(s, 1, question{at: start, known: true}, true) != 1 {
+		t.Errorf("%d of one address are under way", len(held))
+	}
+	for _, done := range held {
+		done()
+	}
+	if s.flying.all != 0 || s.flying.strange != 0 || len(s.flying.of) != 0 {
+		t.Errorf("left: %+v", s.flying)
+	}
+}
+
+func TestKnownTokens(t *testing.T) {
+	var k knownTokens
+	now := time.Unix(1000, 0)
+	fp := auth.FingerprintOf("x")
+	check := func(what string, want bool) {
+		t.Helper()
+		if got, any := k.has(fp, now); got != want || any != want {
+			t.Errorf("%s: %v %v", what, got, any)
+		}
+	}
+	check("never seen", false)
+	k.note(fp, true, now)
+	check("active", true)
+	now = now.Add(knownFor)
+	check("a while later", true)
+	k.note(fp, false, now)
+	check("not active any more", false)
+	k.note(fp, true, now)
+	now = now.Add(3 * knownFor)
+	check("long ago", false)
 }
 
 // TestIntrospect_Breaker: a server that fails is left alone, and asked again
@@ -166,7 +240,7 @@ func TestIntrospect_Breaker(t *testing.T) {
 		say(`{"active":true}`)(w, r)
 	})
 	for range 100 {
-		if _, err := s.Introspect(t.Context(), "x"); !errors.Is(err, auth.ErrUnavailable) {
+		if _, err := s.Introspect(t.Context(), "x", netip.Addr{}); !errors.Is(err, auth.ErrUnavailable) {
 			t.Fatal(err)
 		}
 	}
@@ -181,18 +255,18 @@ func TestIntrospect_Breaker(t *testing.T) {
 		say(`{"active":true}`)(w, r)
 	})
 	for range 20 {
-		if _, err := junk.Introspect(t.Context(), "junk"); !errors.Is(err, auth.ErrUnavailable) {
+		if _, err := junk.Introspect(t.Context(), "junk", netip.Addr{}); !errors.Is(err, auth.ErrUnavailable) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := junk.Introspect(t.Context(), "good"); err != nil {
+	if _, err := junk.Introspect(t.Context(), "good", netip.Addr{}); err != nil {
 		t.Errorf("after tokens that the server can't do with: %v", err)
 	}
 	well.Store(true)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*openFor)
 	defer cancel()
 	for tick := time.NewTicker(50 * time.Millisecond); ; {
-		if _, err := s.Introspect(ctx, "x"); err == nil {
+		if _, err := s.Introspect(ctx, "x", netip.Addr{}); err == nil {
 			return
 		}
 		select {

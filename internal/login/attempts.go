@@ -33,15 +33,10 @@ type Sender struct{ key string }
 // AddressSender is who sends from an address that can be believed; of IPv6
 // everybody has a /64. An invalid one is nobody in particular.
 func AddressSender(a netip.Addr) Sender {
-	if a = a.Unmap().WithZone(""); !a.IsValid() {
+	if !a.IsValid() {
 		return Sender{}
 	}
-	if a.Is6() {
-		if p, err := a.Prefix(64); err == nil {
-			a = p.Addr()
-		}
-	}
-	return Sender{"address " + a.String()}
+	return Sender{"address " + auth.ClientPrefix(a).String()}
 }
 
 // KnownSender is a browser that has signed in here before: what others at its

@@ -116,14 +116,8 @@ type throttle struct {
 }
 
 func (s *Server) throttleOf(c Caller, clientID string) throttle {
-	address := c.Address.Unmap().WithZone("")
-	if address.Is6() { // who has one of those has 2^64
-		if p, err := address.Prefix(64); err == nil {
-			address = p.Addr()
-		}
-	}
 	fp := auth.FingerprintOf(clientID)
-	return throttle{s, pair{address, [16]byte(fp[:16])}}
+	return throttle{s, pair{auth.ClientPrefix(c.Address), [16]byte(fp[:16])}}
 }
 
 // failure is the answer to who failed: to wait, if that was too often.

@@ -3,6 +3,7 @@ package verifier
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -33,10 +34,10 @@ type IntrospectionRules struct {
 	Identity  ClaimRules
 }
 
-// IntrospectionServer answers whether a token is active (RFC 7662). Whatever is
-// no answer is an error, auth.ErrUnavailable or auth.ErrOverloaded.
+// IntrospectionServer answers whether a token is active (RFC 7662) that from
+// sent, which is invalid if that is not known. Whatever is no answer is an error, auth.ErrUnavailable or auth.ErrOverloaded.
 type IntrospectionServer interface {
-	Introspect(ctx context.Context, token string) (strictjson.Object, error)
+	Introspect(ctx context.Context, token string, from netip.Addr) (strictjson.Object, error)
 }
 
 // Introspector judges tokens by asking who issued them. It is immutable.
@@ -62,15 +63,15 @@ func NewIntrospector(r IntrospectionRules, server IntrospectionServer) (*Introsp
 }
 
 // introspect verifies a token that only its issuer knows.
-func (v *Verifier) introspect(ctx context.Context, own auth.Fingerprint, text string, in *Introspector, now time.Time) auth.Verdict {
+func (v *Verifier) introspect(ctx context.Context, own auth.Fingerprint, text string, from netip.Addr, in *Introspector, now time.Time) auth.Verdict {
 	if !v.fence.Trusted(now) {
 		return auth.Undecided(auth.ErrStale)
 	}
-	return v.join(ctx, own, now, func(f *cache.Flight) { go v.runIntrospection(f, own, text, in) })
+	return v.join(ctx, own, now, func(f *cache.Flight) { go v.runIntrospection(f, own, text, from, in) })
 }
 
 // runIntrospection looks in the shared tier, then asks the server.
-func (v *Verifier) runIntrospection(f *cache.Flight, own auth.Fingerprint, text string, in *Introspector) {
+func (v *Verifier) runIntrospection(f *cache.Flight, own auth.Fingerprint, text string, from netip.Addr, in *Introspector) {
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 	defer cancel()
 	about := cache.About{Kind: kindIntrospection, Source: in.source, TTL: in.rules.TTL}
@@ -83,7 +84,7 @@ func (v *Verifier) runIntrospection(f *cache.Flight, own auth.Fingerprint, text 
 			return
 		}
 	}
-	record, ok := v.ask(ctx, f, own, text, in)
+	record, ok := v.ask(ctx, f, own, text, from, in)
 	if ok && shared != nil && record.Verdict.Outcome == auth.Allow && take(v.writes) {
 		if left := time.UnixMilli(record.Verdict.Identity.NotAfter).Sub(record.Checked); record.Verdict.Identity.NotAfter != 0 {
 			about.TTL = min(about.TTL, left)
@@ -126,7 +127,7 @@ func (v *Verifier) keptFor(checked time.Time, ttl time.Duration) time.Time {
 
 // ask asks the server until no change overtakes the answer, maxRuns times at
 // most.
-func (v *Verifier) ask(ctx context.Context, f *cache.Flight, own auth.Fingerprint, text string, in *Introspector) (record cache.Record, ok bool) {
+func (v *Verifier) ask(ctx context.Context, f *cache.Flight, own auth.Fingerprint, text string, from netip.Addr, in *Introspector) (record cache.Record, ok bool) {
 	for run := range maxRuns {
 		point, ok := v.fence.Point() // before the server is asked and the cut-offs are looked at
 		if !ok {
@@ -134,7 +135,7 @@ func (v *Verifier) ask(ctx context.Context, f *cache.Flight, own auth.Fingerprin
 			return record, false
 		}
 		began, checked := time.Now(), v.hooks.Now()
-		answer, err := in.server.Introspect(ctx, text)
+		answer, err := in.server.Introspect(ctx, text, from)
 		v.meter.Took(TierIssuer, time.Since(began))
 		if err != nil {
 			v.meter.Lookup(TierIssuer, failureOf(err))

@@ -270,7 +270,7 @@ func (s *Sources) MissingRefusal() *auth.Refusal {
 func UndecidedRefusal(cause error) *auth.Refusal {
 	r := &auth.Refusal{Code: auth.CodeUnavailable, Detail: "credentials can't be verified right now; this says nothing about yours, try again"}
 	if cause != nil {
-		r.Reason = cause.Error()
+		r.Reason, r.Overloaded = cause.Error(), errors.Is(cause, auth.ErrOverloaded)
 	}
 	return r
 }

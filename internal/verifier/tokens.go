@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -62,6 +63,9 @@ func (t *Tokens) knows(s auth.Source) bool {
 	return false
 }
 
+// Asks reports whether tokens of the set are asked about.
+func (t *Tokens) Asks() bool { return t != nil && t.introspector != nil }
+
 // sourceOf is the digest of a configuration.
 func sourceOf(kind string, configuration any) auth.Source {
 	text, err := json.Marshal(configuration)
@@ -85,16 +89,17 @@ var jwtSalt = sourceOf("jwt", nil)
 
 // VerifyBearer verifies what came as a bearer token: a key of ours, or a token
 // that tokens take. What it is follows from its form and the configuration,
-// without I/O. It also returns the fingerprint that its verdict is kept under.
-func (v *Verifier) VerifyBearer(ctx context.Context, fp auth.Fingerprint, text string, tokens *Tokens, now time.Time) (auth.Verdict, auth.Fingerprint) {
+// without I/O. from is whose share of the questions to an introspector it is;
+// invalid: nobody's. It also returns the fingerprint that its verdict is kept under.
+func (v *Verifier) VerifyBearer(ctx context.Context, fp auth.Fingerprint, text string, tokens *Tokens, from netip.Addr, now time.Time) (auth.Verdict, auth.Fingerprint) {
 	if imported := v.imported.Load(); tokens == nil || imported.Len() > 0 && imported.Has(fp) {
 		return v.Verify(ctx, fp, text, now), fp
 	}
 	// No key of ours has dots.
 	if len(tokens.issuers) > 0 && text[0] == 'e' && strings.Count(text, ".") == 2 {
-		return v.verifyJWT(ctx, fp, text, tokens, now)
+		return v.verifyJWT(ctx, fp, text, tokens, from, now)
 	}
-	return v.verifyOpaque(ctx, fp, text, tokens, now)
+	return v.verifyOpaque(ctx, fp, text, tokens, from, now)
 }
 
 // mayBeKey reports whether text begins as our keys do, or as imported ones whose
@@ -134,17 +139,17 @@ func holdsKey(m *secret.Minter, text, begin string) bool {
 }
 
 // verifyOpaque asks the introspector, if there is one.
-func (v *Verifier) verifyOpaque(ctx context.Context, fp auth.Fingerprint, text string, tokens *Tokens, now time.Time) (auth.Verdict, auth.Fingerprint) {
+func (v *Verifier) verifyOpaque(ctx context.Context, fp auth.Fingerprint, text string, tokens *Tokens, from netip.Addr, now time.Time) (auth.Verdict, auth.Fingerprint) {
 	if tokens.introspector == nil || v.mayBeKey(text) {
 		return v.Verify(ctx, fp, text, now), fp
 	}
 	own := under(fp, tokens.introspector.source)
-	return v.introspect(ctx, own, text, tokens.introspector, now), own
+	return v.introspect(ctx, own, text, from, tokens.introspector, now), own
 }
 
 // verifyJWT verifies a token of an issuer that is configured. One of anybody
 // else is the introspector's, if there is one.
-func (v *Verifier) verifyJWT(ctx context.Context, fp auth.Fingerprint, text string, tokens *Tokens, now time.Time) (verdict auth.Verdict, own auth.Fingerprint) {
+func (v *Verifier) verifyJWT(ctx context.Context, fp auth.Fingerprint, text string, tokens *Tokens, from netip.Addr, now time.Time) (verdict auth.Verdict, own auth.Fingerprint) {
 	own = under(fp, jwtSalt)
 	trusted := v.fence.Trusted(now)
 	if trusted && v.memory.Lookup(&verdict, own, now) && tokens.knows(verdict.Source) {
@@ -153,7 +158,7 @@ func (v *Verifier) verifyJWT(ctx context.Context, fp auth.Fingerprint, text stri
 		return verdict, own
 	}
 	if !jwt.Looks(text) {
-		return v.verifyOpaque(ctx, fp, text, tokens, now)
+		return v.verifyOpaque(ctx, fp, text, tokens, from, now)
 	}
 	token, reason := jwt.Parse(text)
 	var iss string
@@ -165,7 +170,7 @@ func (v *Verifier) verifyJWT(ctx context.Context, fp auth.Fingerprint, text stri
 	issuer := tokens.issuer(iss)
 	switch {
 	case issuer == nil && tokens.introspector != nil:
-		return v.verifyOpaque(ctx, fp, text, tokens, now)
+		return v.verifyOpaque(ctx, fp, text, tokens, from, now)
 	case reason != auth.ReasonNone:
 		return auth.Denied(reason), own
 	case issuer == nil:

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -98,7 +99,7 @@ func (s *keySet) tokens(t testing.TB, change func(*verifier.IssuerRules), intros
 }
 
 func (n *node) bearer(text string, tokens *verifier.Tokens) auth.Verdict {
-	v, _ := n.verifier.VerifyBearer(n.t.Context(), auth.FingerprintOf(text), text, tokens, time.Now())
+	v, _ := n.verifier.VerifyBearer(n.t.Context(), auth.FingerprintOf(text), text, tokens, netip.Addr{}, time.Now())
 	return v
 }
 
@@ -133,7 +134,7 @@ func TestJWT_OneCheck(t *testing.T) {
 		t.Errorf("%d signature checks for one token", got)
 	}
 	ctx, now := t.Context(), time.Now()
-	if got := testing.AllocsPerRun(1000, func() { n.verifier.VerifyBearer(ctx, auth.FingerprintOf(text), text, tokens, now) }); got > 1 {
+	if got := testing.AllocsPerRun(1000, func() { n.verifier.VerifyBearer(ctx, auth.FingerprintOf(text), text, tokens, netip.Addr{}, now) }); got > 1 {
 		t.Errorf("%.1f allocations for a cached token", got)
 	}
 	if n.loads.Load() != 0 {
@@ -226,10 +227,10 @@ func TestJWT_Undecided(t *testing.T) {
 	text := keys.token(t, "alice", "1")
 	wantVerdict(t, "well", n.bearer(text, tokens), auth.Allow, auth.ReasonNone)
 	late := time.Now().Add(2 * time.Minute) // no look since
-	v, _ := n.verifier.VerifyBearer(t.Context(), auth.FingerprintOf(text), text, tokens, late)
+	v, _ := n.verifier.VerifyBearer(t.Context(), auth.FingerprintOf(text), text, tokens, netip.Addr{}, late)
 	wantVerdict(t, "stale", v, auth.CannotDecide, auth.ReasonNone)
 	bad := text[:len(text)-8] + "AAAAAAAA"
-	v, _ = n.verifier.VerifyBearer(t.Context(), auth.FingerprintOf(bad), bad, tokens, late)
+	v, _ = n.verifier.VerifyBearer(t.Context(), auth.FingerprintOf(bad), bad, tokens, netip.Addr{}, late)
 	wantVerdict(t, "bad, and stale", v, auth.Deny, auth.ReasonSignature)
 }
 
@@ -242,7 +243,7 @@ type server struct {
 	hold   chan struct{}
 }
 
-func (s *server) Introspect(context.Context, string) (strictjson.Object, error) {
+func (s *server) Introspect(context.Context, string, netip.Addr) (strictjson.Object, error) {
 	s.mu.Lock()
 	s.asked++
 	answer, err, hold := s.answer, s.err, s.hold
@@ -357,7 +358,7 @@ func TestIntrospection_Lifetimes(t *testing.T) {
 	tokens := s.opaque(t, func(r *verifier.IntrospectionRules) { r.TTL = 30 * time.Second })
 	text, now := "opaque", time.Now()
 	at := func(after time.Duration) auth.Verdict {
-		v, _ := n.verifier.VerifyBearer(t.Context(), auth.FingerprintOf(text), text, tokens, now.Add(after))
+		v, _ := n.verifier.VerifyBearer(t.Context(), auth.FingerprintOf(text), text, tokens, netip.Addr{}, now.Add(after))
 		return v
 	}
 	at(0)
@@ -582,7 +583,7 @@ func BenchmarkVerifyBearer(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				n.verifier.VerifyBearer(ctx, auth.FingerprintOf(one), one, tokens, now)
+				n.verifier.VerifyBearer(ctx, auth.FingerprintOf(one), one, tokens, netip.Addr{}, now)
 			}
 		})
 	}
@@ -616,7 +617,7 @@ func TestJWT_LongTokens(t *testing.T) {
 		t.Fatalf("%d bytes: %+v", len(text), v)
 	}
 	ctx, now := t.Context(), time.Now()
-	if got := testing.AllocsPerRun(1000, func() { n.verifier.VerifyBearer(ctx, auth.FingerprintOf(text), text, tokens, now) }); got > 1 {
+	if got := testing.AllocsPerRun(1000, func() { n.verifier.VerifyBearer(ctx, auth.FingerprintOf(text), text, tokens, netip.Addr{}, now) }); got > 1 {
 		t.Errorf("%.1f allocations for a cached token of %d bytes", got, len(text))
 	}
 }

@@ -146,3 +146,51 @@ func TestLogin_GuessesBehindAProxy(t *testing.T) {
 		}
 	}
 }
+
+// TestIntrospection_FloodFromOneAddress: made-up tokens of one stranger don't take
+// the server's answers from others: neither from tokens that were active lately
+// nor, for most, from new ones.
+func TestIntrospection_FloodFromOneAddress(t *testing.T) {
+	i := newIssuer(t)
+	g := start(t, options{auth: i.opaqueBlock("rate 200\nttl 1ms"), site: "auth"})
+	for n := range 40 {
+		i.set(func(i *issuer) { i.tokens[fmt.Sprintf("good-%d", n)] = fmt.Sprintf(`{"active":true,"sub":"bob%d"}`, n) })
+	}
+	person := visitorAt(g, "127.0.0.3")
+	ask := func(v *visitor, token string) int {
+		return v.ask("GET", "/", "", "Authorization", "Bearer "+token).Status
+	}
+	if status := ask(person, "good-0"); status != 200 {
+		t.Fatal(status)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var flood sync.WaitGroup
+	var sent, slowed atomic.Int64
+	for n := range 32 {
+		stranger := visitorAt(g, "127.0.0.2")
+		flood.Go(func() {
+			for k := 0; k < 2000 && ctx.Err() == nil; k++ {
+				sent.Add(1)
+				if ask(stranger, fmt.Sprintf("made-up-%d-%d", n, k)) == 503 {
+					slowed.Add(1)
+				}
+			}
+		})
+	}
+	eventually(t, "the flood is on", func() bool { return sent.Load() > 200 })
+	ask(person, "good-1") // it is seen that others ask too
+	known, fresh := 0, 0
+	for n := range 20 {
+		if ask(person, "good-0") == 200 {
+			known++
+		}
+		if ask(person, fmt.Sprintf("good-%d", 2+n)) == 200 {
+			fresh++
+		}
+	}
+	cancel()
+	flood.Wait()
+	if known != 20 || fresh < 18 || slowed.Load() == 0 {
+		t.Errorf("%d of 20 known and %d of 20 new tokens; %d of %d made-up ones were refused", known, fresh, slowed.Load(), sent.Load())
+	}
+}
