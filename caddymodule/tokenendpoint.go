@@ -31,7 +31,13 @@ type TokenEndpoint struct {
 	Exchange bool `json:"exchange,omitempty"`
 	// How long tokens live that keys were exchanged for. Default: 5m.
 	ExchangeLifetime caddy.Duration `json:"exchange_lifetime,omitempty"`
+	// How many living tokens a client, or a key that tokens are exchanged for, may
+	// have. More are refused with 429 until one has expired. Default: 1000.
+	MaxTokens int `json:"max_tokens,omitempty"`
 }
+
+// mostTokens is how much max_tokens may be set to.
+const mostTokens = 1_000_000
 
 // parseTokenEndpoint sets up the token endpoint from Caddyfile tokens. Syntax:
 //
@@ -39,6 +45,7 @@ type TokenEndpoint struct {
 //		issuer <url>
 //		lifetime <duration>
 //		exchange [<lifetime>]
+//		max_tokens <number>
 //	}
 func (a *App) parseTokenEndpoint(d *caddyfile.Dispenser) error {
 	c := new(TokenEndpoint)
@@ -56,7 +63,8 @@ func (a *App) parseTokenEndpoint(d *caddyfile.Dispenser) error {
 			}
 			return text(&c.Issuer)(d)
 		},
-		"lifetime": duration(&c.Lifetime),
+		"lifetime":   duration(&c.Lifetime),
+		"max_tokens": number(&c.MaxTokens),
 		"exchange": func(d *caddyfile.Dispenser) error {
 			c.Exchange = true
 			if d.CountRemainingArgs() == 0 {
@@ -75,6 +83,9 @@ func (c *TokenEndpoint) check() error {
 		if err := oauth.CheckIssuer(c.Issuer); err != nil {
 			return fmt.Errorf("token_endpoint: %w", err)
 		}
+	}
+	if c.MaxTokens < 0 || c.MaxTokens > mostTokens {
+		return fmt.Errorf("token_endpoint: max_tokens %d: want 1 to %d", c.MaxTokens, mostTokens)
 	}
 	for name, d := range map[string]caddy.Duration{"lifetime": c.Lifetime, "exchange": c.ExchangeLifetime} {
 		if d != 0 && (time.Duration(d) < 10*time.Second || time.Duration(d) > auth.MostOwnTokenLifetime) {
@@ -106,7 +117,7 @@ func (a *App) newAuthority() *authority {
 		}
 	}
 	out.Server = oauth.New(oauth.Config{
-		Issuer: c.Issuer, Lifetime: time.Duration(c.Lifetime), Exchange: c.Exchange, ExchangeLifetime: time.Duration(c.ExchangeLifetime), Prefix: a.KeyPrefix,
+		Issuer: c.Issuer, Lifetime: time.Duration(c.Lifetime), Exchange: c.Exchange, ExchangeLifetime: time.Duration(c.ExchangeLifetime), Prefix: a.KeyPrefix, MaxTokens: c.MaxTokens,
 	}, a.rt.verifier, ownTokens{a.rt}, a.rt.failures, nil)
 	return out
 }

@@ -42,7 +42,14 @@ type Config struct {
 	Exchange         bool          // take keys for tokens
 	ExchangeLifetime time.Duration // default DefaultExchangeLifetime
 	Prefix           string        // of tokens
+	// MaxTokens is how many living tokens a client, or a key that tokens are
+	// exchanged for, may have. Default DefaultMaxTokens.
+	MaxTokens int
 }
+
+// DefaultMaxTokens lets a client that fetches a token for every call find out, and
+// leaves one that keeps its tokens alone.
+const DefaultMaxTokens = 1000
 
 // DefaultExchangeLifetime is how long tokens live that keys were exchanged for.
 const DefaultExchangeLifetime = 5 * time.Minute
@@ -62,6 +69,7 @@ const mostThrottled = 20_000
 type Failures struct {
 	pairs *limit.Local[pair]
 	gate  chan struct{}
+	full  fullHolders
 }
 
 type pair struct {
@@ -71,7 +79,7 @@ type pair struct {
 
 // NewFailures returns an empty count.
 func NewFailures() *Failures {
-	return &Failures{limit.NewLocal[pair](pairRate, mostThrottled), make(chan struct{}, 1)}
+	return &Failures{pairs: limit.NewLocal[pair](pairRate, mostThrottled), gate: make(chan struct{}, 1)}
 }
 
 // Server answers the requests of one configuration. It is safe for concurrent
@@ -92,6 +100,9 @@ func New(cfg Config, credentials Credentials, tokens Tokens, failures *Failures,
 	}
 	if cfg.ExchangeLifetime == 0 {
 		cfg.ExchangeLifetime = DefaultExchangeLifetime
+	}
+	if cfg.MaxTokens == 0 {
+		cfg.MaxTokens = DefaultMaxTokens
 	}
 	if now == nil {
 		now = time.Now

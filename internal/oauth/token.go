@@ -308,9 +308,18 @@ func (s *Server) issue(ctx context.Context, g *grant) (auth.Secret, *Failure) {
 	t := &g.issue.Token
 	t.ID, t.Fingerprint, t.Scopes = "at_"+id.String(), auth.FingerprintOf(text.Reveal()), g.scopes
 	t.IssuedAt, t.ExpiresAt = now.UnixMilli(), now.Add(g.lifetime).UnixMilli()
+	g.issue.Most = s.cfg.MaxTokens
+	if wait := s.failures.full.wait(t, now); wait > 0 { // the store is not asked again and again
+		return auth.Secret{}, tooManyTokens(s.cfg.MaxTokens, wait, t.ClientID)
+	}
 	ctx, cancel := context.WithTimeout(ctx, issueTimeout)
 	defer cancel()
+	var full *store.TooManyTokens
 	switch err := s.tokens.Issue(ctx, g.issue); {
+	case errors.As(err, &full):
+		wait := time.UnixMilli(full.Room).Sub(now)
+		s.failures.full.note(t, now, wait)
+		return auth.Secret{}, tooManyTokens(s.cfg.MaxTokens, wait, t.ClientID)
 	case errors.Is(err, auth.ErrConflict):
 		return auth.Secret{}, noClient("a client assertion that was used before")
 	case err != nil:

@@ -168,9 +168,45 @@ type Issue struct {
 	// one expires, unix milliseconds; empty: there was none.
 	JTI           []byte
 	AssertionEnds int64
+	// Most is how many living tokens the client, or the key that one is exchanged
+	// for, may have; 0: any number.
+	Most int
 	// Err is what became of it, set by IssueTokens: auth.ErrConflict says that
-	// the assertion was used before.
+	// the assertion was used before, a *TooManyTokens that there are Most.
 	Err error
+}
+
+// TooManyTokens says that a client, or a key, has all the tokens that it may. They
+// stay.
+type TooManyTokens struct {
+	Most int
+	Room int64 // when the first of them expires, unix milliseconds
+}
+
+// Error implements error.
+func (e *TooManyTokens) Error() string { return fmt.Sprintf("there are %d living tokens", e.Most) }
+
+// holder is whose tokens are counted together.
+type holder struct{ client, key string }
+
+func holderOf(t *auth.AccessToken) holder {
+	if t.KeyID != "" {
+		return holder{key: t.KeyID}
+	}
+	return holder{client: t.ClientID}
+}
+
+// living counts a holder's living tokens, up to most, and says when the first of
+// them expires.
+func living(ctx context.Context, tx *sql.Tx, h holder, most int, now int64) (n int, first int64, err error) {
+	which, name := `client = $1 AND key_id = ''`, h.client
+	if h.key != "" {
+		which, name = `key_id = $1 AND key_id <> ''`, h.key
+	}
+	var until sql.NullInt64
+	err = tx.QueryRowContext(ctx, `SELECT COUNT(*), MIN(expires_at) FROM
+		(SELECT expires_at FROM access_tokens WHERE `+which+` AND expires_at > $2 AND revoked_at = 0 ORDER BY expires_at LIMIT $3) found`, name, now, most).Scan(&n, &until)
+	return n, until.Int64, err
 }
 
 // IssueTokens writes tokens of our own in one transaction. It is no change in
@@ -179,8 +215,16 @@ type Issue struct {
 func (d *DB) IssueTokens(ctx context.Context, issues []*Issue) error {
 	return d.wrap("writing tokens", d.write(ctx, d.current(), func(tx *sql.Tx, now int64) error {
 		clients := map[string]bool{}
+		counts := map[holder]int{}
 		for _, i := range issues {
 			i.Err = nil
+			if full, err := d.full(ctx, tx, i, counts, now); err != nil || full != nil {
+				if err != nil {
+					return err
+				}
+				i.Err = full // and its assertion is still good
+				continue
+			}
 			if len(i.JTI) > 0 {
 				used, err := useAssertion(ctx, tx, i)
 				if err != nil {
@@ -196,6 +240,7 @@ func (d *DB) IssueTokens(ctx context.Context, issues []*Issue) error {
 				t.Fingerprint[:], t.ID, t.ClientID, t.KeyID, t.Scopes, t.IssuedAt, t.ExpiresAt); err != nil {
 				return err
 			}
+			counts[holderOf(t)]++
 			if t.ClientID != "" {
 				clients[t.ClientID] = true
 			}
@@ -207,6 +252,26 @@ func (d *DB) IssueTokens(ctx context.Context, issues []*Issue) error {
 		}
 		return nil
 	}))
+}
+
+// full reports whether a token's holder has all that it may. counts are of this
+// transaction.
+func (d *DB) full(ctx context.Context, tx *sql.Tx, i *Issue, counts map[holder]int, now int64) (*TooManyTokens, error) {
+	if i.Most <= 0 {
+		return nil, nil
+	}
+	h := holderOf(&i.Token)
+	n, counted := counts[h]
+	if counted && n < i.Most {
+		return nil, nil
+	}
+	n, first, err := living(ctx, tx, h, i.Most, now)
+	if err != nil || n < i.Most {
+		counts[h] = n
+		return nil, err
+	}
+	counts[h] = n
+	return &TooManyTokens{i.Most, first}, nil
 }
 
 // lastTokenStep is how exact a client's last token's time is, in milliseconds.

@@ -4,13 +4,18 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/caddy-auth/caddy-auth/internal/manage"
+	"github.com/caddy-auth/caddy-auth/test/servers"
 )
 
 // refusedRequest is a request to the token endpoint and what becomes of it.
@@ -282,5 +287,69 @@ func TestToken_Throttles(t *testing.T) {
 	late := g.client(manage.ClientSpec{JWKS: key.jwks()})
 	if a := g.asserted(key, late.Client.ID); a.Status != 200 {
 		t.Errorf("a good client that is new here: %d %s", a.Status, a.Body)
+	}
+}
+
+// TestToken_MaxTokens: a client, or a key, that asks for token after token has some
+// in the end, and no more: the first ones stay good, the store does not grow, and
+// others are not concerned. On PostgreSQL too.
+func TestToken_MaxTokens(t *testing.T) {
+	for what, dsn := range map[string]func() string{"a file": func() string { return "" }, "PostgreSQL": func() string { return servers.StartPostgres(t).DSN() }} {
+		t.Run(what, func(t *testing.T) {
+			g := start(t, options{store: dsn(), auth: "token_endpoint {\nissuer https://gw.example.com\nexchange 5m\nmax_tokens 20\n}", site: "auth_token\nauth_revoke\nauth"})
+			c, other := g.client(manage.ClientSpec{}), g.client(manage.ClientSpec{})
+			key := g.plainKey()
+			own := func(c manage.MadeClient) func() answer {
+				return func() answer {
+					return g.form("/oauth/token", "grant_type=client_credentials", "Authorization", of(c))
+				}
+			}
+			exchange := func() answer {
+				return g.form("/oauth/token", url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:token-exchange"}, "subject_token": {key}, "subject_token_type": {"urn:caddy-auth:token-type:api_key"}}.Encode())
+			}
+			for what, ask := range map[string]func() answer{"a client": own(c), "a key": exchange} {
+				var mu sync.Mutex
+				var tokens []string
+				codes := map[int]int{}
+				var all sync.WaitGroup
+				for range 8 {
+					all.Go(func() {
+						for range 10 {
+							a := ask()
+							var got struct {
+								Token string `json:"access_token"`
+							}
+							_ = json.Unmarshal([]byte(a.Body), &got)
+							mu.Lock()
+							codes[a.Status]++
+							if a.Status == 200 {
+								tokens = append(tokens, got.Token)
+							}
+							wait, _ := strconv.Atoi(a.Header.Get("Retry-After"))
+							if a.Status == 429 && (wait < 1 || wait > 3600 || !strings.Contains(a.Body, "20 living tokens")) {
+								t.Errorf("%s: Retry-After %q, %s", what, a.Header.Get("Retry-After"), a.Body)
+							}
+							mu.Unlock()
+						}
+					})
+				}
+				all.Wait()
+				if codes[200] != 20 || codes[429] != 60 {
+					t.Errorf("%s: %v", what, codes)
+				}
+				for _, token := range tokens {
+					g.want(g.bearer(token), 200, "")
+				}
+				if what == "a client" {
+					if a := g.form("/oauth/revoke", url.Values{"token": {tokens[0]}}.Encode(), "Authorization", of(c)); a.Status != 200 {
+						t.Errorf("revoking: %d %s", a.Status, a.Body)
+					}
+					eventually(t, "there is room for one more", func() bool { return ask().Status == 200 })
+				}
+			}
+			if a := own(other)(); a.Status != 200 {
+				t.Errorf("another client: %d %s", a.Status, a.Body)
+			}
+		})
 	}
 }

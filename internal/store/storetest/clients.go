@@ -147,6 +147,29 @@ func testTokens(t *testing.T, backend func(string) store.Backend) {
 			t.Errorf("%s: %v", i.Token.ID, i.Err)
 		}
 	}
+	// The client has one living token of its own, the key two.
+	many := []*store.Issue{
+		{Token: token("second", "client_1", "", hour+1), Most: 2},
+		{Token: token("third", "client_1", "", hour), Most: 2, JTI: []byte("kept"), AssertionEnds: hour},
+		{Token: token("key's third", "", "key_1", hour), Most: 2},
+		{Token: token("both third", "client_1", "key_1", hour), Most: 2},
+		{Token: token("another's", "client_2", "", hour), Most: 2},
+	}
+	must(t, db.IssueTokens(ctx, many))
+	for n, want := range []bool{false, true, true, true, false} {
+		var full *store.TooManyTokens
+		if errors.As(many[n].Err, &full) != want || want && (full.Room != hour || full.Most != 2) {
+			t.Errorf("%s: %v %+v", many[n].Token.ID, many[n].Err, full)
+		}
+	}
+	change(t, db, func(tx *store.Tx) error {
+		_, err := tx.RevokeToken(ctx, many[0].Token.Fingerprint)
+		return err
+	})
+	retry := []*store.Issue{many[1]} // one was revoked, and its assertion is still good
+	if must(t, db.IssueTokens(ctx, retry)); retry[0].Err != nil {
+		t.Errorf("with room again: %v", retry[0].Err)
+	}
 	if err := db.UseAssertion(ctx, issues[0]); !errors.Is(err, auth.ErrConflict) {
 		t.Errorf("an assertion that was used: %v", err)
 	}
@@ -181,7 +204,7 @@ func testTokens(t *testing.T, backend func(string) store.Backend) {
 	})
 	var revoked []string
 	must(t, db.RevokedTokens(ctx, now, func(t auth.AccessToken) error { revoked = append(revoked, t.ID); return nil }))
-	if !slices.Equal(revoked, []string{"at_both"}) {
+	if !slices.Equal(revoked, []string{"at_both", "at_second"}) {
 		t.Errorf("revoked: %v", revoked)
 	}
 	more, err := db.PruneTokens(ctx)
