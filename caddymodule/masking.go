@@ -134,8 +134,9 @@ type maskedHeader http.Header
 
 // MarshalLogObject implements zapcore.ObjectMarshaler.
 func (h maskedHeader) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	block := masker.Block()
 	for name, values := range h {
-		name, values, _ = masker.Header(name, values)
+		name, values, _ = block.Header(name, values)
 		if err := enc.AddArray(name, caddyhttp.LoggableStringArray(values)); err != nil {
 			return err
 		}
@@ -146,8 +147,9 @@ func (h maskedHeader) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 // maskHeader returns h, or a copy with what must not be logged masked.
 func maskHeader(h http.Header) http.Header {
 	var out http.Header
+	block := masker.Block()
 	for name, values := range h {
-		safeName, safe, changed := masker.Header(name, values)
+		safeName, safe, changed := block.Header(name, values)
 		if !changed {
 			continue
 		}

@@ -1,11 +1,18 @@
 package redact
 
+import "strings"
+
 // decode appends to dst the fully percent-decoded form of s: decoding goes on
 // until nothing is left to decode, in one pass and linear time, because every
 // decoded byte is looked at again together with what stands before it.
 // Malformed escapes stay as they are. %uXXXX below 0x80 is decoded too.
 func decode(dst []byte, s string) []byte {
+	first := strings.IndexByte(s, '%')
+	if first < 0 {
+		return append(dst, s...)
+	}
 	base := len(dst)
+	dst, s = append(dst, s[:first]...), s[first:]
 	for i := range len(s) {
 		dst = append(dst, s[i])
 		for {

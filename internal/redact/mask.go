@@ -3,7 +3,6 @@ package redact
 import (
 	"bytes"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -32,33 +31,6 @@ type Masker struct {
 	callbacks atomic.Pointer[[]string] // paths with a ? behind; see AddCallback
 }
 
-// maskedNames is immutable.
-type maskedNames struct {
-	plain   map[string]bool // names as they are often written that are no credentials
-	headers map[string]bool // normalized names of headers that carry credentials
-	params  []string        // parameter names beyond the built-in ones
-	scanner *Scanner
-}
-
-// Headers whose values are credentials, normalized. Names that end in one of
-// the refused parameter names are masked too.
-var maskedHeaders = []string{
-	"authorization", "proxyauthorization", "cookie", "setcookie",
-	"apitoken", "xapitoken", "authkey", "xauthkey", "sessiontoken", "xsessiontoken", "xjwt", "token", "xtoken", "secret", "xsecret",
-	"password", "xpassword", "dpop", "xcsrftoken", "xgitlabtoken", "privatetoken", "xvaulttoken", "xauthassertion", "securitytoken", "xamzsecuritytoken",
-}
-
-// plainNames are names that nearly every request or log entry has. They only
-// save time: looked at closely they come out as no credentials.
-var plainNames = []string{
-	"Accept", "Accept-Encoding", "Accept-Language", "Alt-Svc", "Cache-Control", "Connection", "Content-Encoding", "Content-Length", "Content-Type", "Date", "Etag",
-	"Host", "Last-Modified", "Origin", "Referer", "Server", "User-Agent", "Vary", "Via", "Location",
-	"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Request-Id", "Sec-Fetch-Dest", "Sec-Fetch-Mode", "Sec-Fetch-Site", "Www-Authenticate",
-	"X-Auth-Subject", "X-Auth-Method", "X-Auth-Credential-Id", "X-Auth-Scopes", "X-Auth-Environment", "X-Auth-Issuer", "X-Auth-Client-Id",
-	"remote_ip", "remote_port", "client_ip", "proto", "method", "host", "uri", "headers", "tls", "resumed", "version", "cipher_suite", "server_name", "ech",
-	"request", "upstream", "duration", "status", "size", "bytes_read", "user_id", "resp_headers", "error", "err_id", "err_trace", "msg",
-}
-
 // NewMasker returns a masker for the built-in names.
 func NewMasker() *Masker {
 	m := &Masker{}
@@ -69,18 +41,6 @@ func NewMasker() *Masker {
 	n.setPlain()
 	m.known.Store(n)
 	return m
-}
-
-// setPlain leaves out of the plain names what was made a credential.
-func (n *maskedNames) setPlain() {
-	n.plain = nil
-	plain := make(map[string]bool, len(plainNames))
-	for _, name := range plainNames {
-		if !n.name(name) {
-			plain[name] = true
-		}
-	}
-	n.plain = plain
 }
 
 // AddHeaders adds names of headers that carry credentials. None is ever
@@ -115,32 +75,6 @@ func (m *Masker) add(headers, params []string) {
 // spelling, as CGI spells it too, or a parameter.
 func (m *Masker) Name(name string) bool { return m.known.Load().name(name) }
 
-func (n *maskedNames) name(name string) bool {
-	if n.plain[name] {
-		return false
-	}
-	var buf [64]byte
-	b := normalize(buf[:0], []byte(name))
-	if len(b) == 0 {
-		return false
-	}
-	if n.headers[string(b)] {
-		return true
-	}
-	if cut, ok := bytes.CutPrefix(b, []byte("http")); ok && n.headers[string(cut)] {
-		return true
-	}
-	if !n.scanner.last[b[len(b)-1]] {
-		return false
-	}
-	for _, end := range builtinNames {
-		if bytes.HasSuffix(b, []byte(end)) {
-			return true
-		}
-	}
-	return n.scanner.refused[string(b)]
-}
-
 // Key returns what may be logged of a field's name, and whether its value is a
 // credential.
 func (m *Masker) Key(name string) (safe string, secret bool) {
@@ -151,49 +85,26 @@ func (m *Masker) Key(name string) (safe string, secret bool) {
 	return m.String(name), n.name(name)
 }
 
-// Header returns what may be logged of a header field. changed is false if
-// that is all of it; then name and values are the ones given.
-func (m *Masker) Header(name string, values []string) (safeName string, safe []string, changed bool) {
-	plain := m.known.Load().plain[name]
-	if !plain && m.Name(name) {
-		safe, changed = masked, true // the usual case, without an allocation
-		if len(values) != 1 {
-			safe = slices.Repeat(masked, len(values))
-		}
-	} else {
-		safe, changed = m.values(values)
-	}
-	if !plain && !m.clean(name) && hidesCredential(name) {
-		name, changed = Mark, true
-	}
-	return name, safe, changed
-}
-
-// values returns what may be logged of a header's values: them, or a copy.
-func (m *Masker) values(values []string) (safe []string, changed bool) {
-	safe = values
-	for i, v := range values {
-		masked := m.String(v)
-		if len(masked) == len(v) && masked == v {
-			continue
-		}
-		if !changed {
-			safe, changed = slices.Clone(values), true
-		}
-		safe[i] = masked
-	}
-	return safe, changed
-}
-
 // masked is what is logged of a header that is a credential. It is never
 // written to.
 var masked = []string{Mark}
 
 // String returns what may be logged of any text: a target, a URL or prose.
 func (m *Masker) String(s string) string {
-	s = m.maskCodes(m.maskImported(m.maskLiterals(s)))
+	s = m.exact(s)
 	if m.clean(s) {
 		return s
+	}
+	return m.closely(s)
+}
+
+// exact masks secrets that are known to the letter.
+func (m *Masker) exact(s string) string { return m.maskCodes(m.maskImported(m.maskLiterals(s))) }
+
+// closely masks a text that is not clean.
+func (m *Masker) closely(s string) string {
+	if len(s) > mostClose {
+		return Mark
 	}
 	if strings.Contains(s, `\u0026`) { // JSON's way to write &
 		s = strings.ReplaceAll(s, `\u0026`, "&")
@@ -232,6 +143,8 @@ func (m *Masker) clean(s string) bool {
 				return false
 			}
 			head, run, part = false, 0, 0
+		case charBreak: // base64 may go on
+			head, part = false, 0
 		case charLook:
 			return false
 		default:
@@ -261,6 +174,7 @@ const (
 	charBase64 // of the other base64 alphabet
 	charEquals
 	charLook
+	charBreak // a line's end
 )
 
 var charKinds = func() (kinds [256]uint8) {
@@ -276,6 +190,8 @@ var charKinds = func() (kinds [256]uint8) {
 			kinds[c] = charEquals
 		case c == '%' || c == '@':
 			kinds[c] = charLook
+		case c == '\n' || c == '\r':
+			kinds[c] = charBreak
 		}
 	}
 	return kinds
@@ -315,9 +231,6 @@ const (
 	delimiters = "?#&;,"
 )
 
-// named finds a name, a colon and a value, as in headers and in JSON.
-var named = regexp.MustCompile(`([A-Za-z0-9_.-]+)(\\*["']?[ \t]*:[ \t]*\\*["']?)((?:(?i:bearer|basic|digest|dpop|token)[ \t]+)?[^\s"'\\,;}\])]+)`)
-
 // prose masks a text that may contain URLs, parameters and headers.
 func (m *Masker) prose(s string) string {
 	var out strings.Builder
@@ -340,14 +253,7 @@ func (m *Masker) prose(s string) string {
 			s = s[1:]
 		}
 	}
-	text := named.ReplaceAllStringFunc(out.String(), func(found string) string {
-		parts := named.FindStringSubmatch(found)
-		if m.Name(parts[1]) {
-			return parts[1] + parts[2] + Mark
-		}
-		return found
-	})
-	return maskUser(shapes(text))
+	return maskUser(shapes(m.named(out.String())))
 }
 
 // afterQuote returns what follows a quoted value that began in word and goes
@@ -368,7 +274,7 @@ func afterQuote(word, rest string) string {
 // in which delimiters separate names and values. A value that is masked goes
 // on to the next of ends, whatever else is in it.
 func (m *Masker) pairs(s, ends string) string {
-	if s == "" {
+	if s == "" || m.clean(s) {
 		return s
 	}
 	var out strings.Builder
@@ -403,7 +309,7 @@ func (m *Masker) pairs(s, ends string) string {
 }
 
 func (m *Masker) pair(pair string) string {
-	if pair == "" {
+	if pair == "" || m.clean(pair) {
 		return pair
 	}
 	if before, _, _ := strings.Cut(pair, "="); hidesCredential(before) {
@@ -437,8 +343,11 @@ func (m *Masker) pair(pair string) string {
 
 // refusesName looks at the whole name and at what follows its last slash.
 func (m *Masker) refusesName(rawName string) bool {
-	var nameBuf, foldBuf [128]byte
 	n := m.known.Load()
+	if refused, simple := n.simple(rawName); simple {
+		return refused
+	}
+	var nameBuf, foldBuf [128]byte
 	name := decode(nameBuf[:0], rawName)
 	if n.scanner.refusedPart(name, normalize(foldBuf[:0], name)) != nil || n.name(string(name)) {
 		return true

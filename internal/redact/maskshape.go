@@ -1,21 +1,27 @@
 package redact
 
 import (
-	"bytes"
-	"encoding/base64"
-	"encoding/hex"
 	"strings"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 )
 
-// shapes masks what is shaped like a credential. What shows only when it is
-// decoded makes all of s go.
+// shapes masks what is shaped like a credential. What shows only in another
+// reading makes all of s go.
 func shapes(s string) string {
+	if !worthReading(s) {
+		if holdsJWT(s) {
+			return Mark
+		}
+		return s
+	}
+	if encodedRuns(decode(make([]byte, 0, len(s)), s), secretShape) { // before a part of it is masked
+		return Mark
+	}
 	var out strings.Builder
 	rest := s
 	for {
-		start, end, ok := findAnyKey(rest)
+		start, end, ok := findSecret(rest)
 		if !ok {
 			break
 		}
@@ -23,100 +29,51 @@ func shapes(s string) string {
 		out.WriteString(Mark)
 		rest = rest[end:]
 	}
-	out.WriteString(rest)
-	if masked := out.String(); !hidesCredential(masked) {
-		return masked
+	masked := s
+	if len(rest) != len(s) {
+		out.WriteString(rest)
+		masked = out.String()
 	}
-	return Mark
+	if hidesCredential(masked) {
+		return Mark
+	}
+	return masked
 }
 
-// hidesCredential reports whether s holds a text shaped like anybody's key or
-// a JWT, in clear, percent-encoded, in base64 or in hex.
+// hidesCredential reports whether a reading of s holds a text shaped like
+// anybody's key, a key's secret part, a session's cookie or a JWT.
 func hidesCredential(s string) bool {
 	if len(s) < shortestCredential {
 		return false
 	}
-	if _, _, ok := findAnyKey(s); ok { // also where decoding would eat its prefix
-		return true
+	return readings(s, secretShape) || holdsJWT(s)
+}
+
+func secretShape(b []byte) bool {
+	_, _, ok := findSecret(b)
+	return ok || hasJWT(b)
+}
+
+// holdsJWT looks at a text decoded.
+func holdsJWT(s string) bool {
+	if strings.IndexByte(s, '.') < 0 && strings.IndexByte(s, '%') < 0 {
+		return false
 	}
 	var buf [512]byte
-	b := decode(buf[:0], s)
-	if _, _, ok := findAnyKey(string(b)); ok {
-		return true
-	}
-	return hasJWT(b) || hidesEncoded(b)
+	return hasJWT(decode(buf[:0], s))
 }
 
-// shortestEncoded is less than the length of any key in base64.
-const shortestEncoded = (auth.KeyTailLen + 4) / 3 * 4
-
-// hidesEncoded looks at runs of base64 and hex digits that are long enough to
-// be a key. Line ends inside base64 don't end a run.
-func hidesEncoded(b []byte) bool {
-	if bytes.IndexByte(b, '\n') >= 0 {
-		b = bytes.ReplaceAll(bytes.ReplaceAll(b, []byte("\r"), nil), []byte("\n"), nil)
-	}
-	return longRun(b, isBase64, shortestEncoded, base64HidesKey) || longRun(b, isHex, 2*auth.KeyTailLen, hexHidesKey)
-}
-
-// longRun reports whether hides says so of a run of bytes that are in a class.
-func longRun(b []byte, in func(byte) bool, least int, hides func(run string) bool) bool {
-	for i := 0; i < len(b); {
-		if !in(b[i]) {
-			i++
-			continue
-		}
-		run := i
-		for i < len(b) && in(b[i]) {
-			i++
-		}
-		if i-run >= least && hides(string(b[run:i])) {
-			return true
-		}
-	}
-	return false
-}
-
-func isBase64(c byte) bool { return isAlnum(c) || c == '+' || c == '/' || c == '-' || c == '_' }
-
-func hexHidesKey(run string) bool {
-	for offset := range 2 { // which digit begins a byte is not known
-		cut := run[offset:]
-		if raw, err := hex.DecodeString(cut[:len(cut)&^1]); err == nil && keyOrJWT(raw) {
-			return true
-		}
-	}
-	return false
-}
-
-func base64HidesKey(run string) bool {
-	std := strings.NewReplacer("-", "+", "_", "/").Replace(run)
-	for offset := range 4 { // where a group of four begins is not known
-		cut := std[offset:]
-		if len(cut)%4 == 1 { // no number of bytes has such a length
-			cut = cut[:len(cut)-1]
-		}
-		if raw, err := base64.RawStdEncoding.DecodeString(cut); err == nil && keyOrJWT(raw) {
-			return true
-		}
-	}
-	return false
-}
-
-func keyOrJWT(raw []byte) bool {
-	_, _, ok := findAnyKey(string(raw))
-	return ok || hasJWT(raw)
-}
-
-// findAnyKey returns the first text shaped like a key of any prefix.
-func findAnyKey(s string) (start, end int, ok bool) {
+// findSecret returns the first text shaped like a key of any prefix, or like the
+// secret part of one alone, or of a session's cookie: a run of letters and digits
+// that is as long, and no digest in hex.
+func findSecret[T string | []byte](s T) (start, end int, ok bool) {
 	for i := 0; i < len(s); {
-		if !auth.IsBase62(s[i]) {
+		if classes[s[i]]&classBase62 == 0 {
 			i++
 			continue
 		}
 		run := i
-		for i < len(s) && auth.IsBase62(s[i]) {
+		for i < len(s) && classes[s[i]]&classBase62 != 0 {
 			i++
 		}
 		if i-run < auth.KeyTailLen {
@@ -125,13 +82,33 @@ func findAnyKey(s string) (start, end int, ok bool) {
 		if at, ok := anyKeyStart(s[:run]); ok {
 			return at, i, true
 		}
+		if random(s[run:i]) {
+			return run, i, true
+		}
 	}
 	return 0, 0, false
 }
 
+// random reports whether a long run of letters and digits can be a secret: it has
+// digits or letters of both cases, and is not a number in hex.
+func random[T string | []byte](run T) bool {
+	digits, lower, upper, hexOnly := false, false, false, true
+	for i := range len(run) {
+		switch c := run[i]; {
+		case c >= '0' && c <= '9':
+			digits = true
+		case c >= 'a':
+			lower, hexOnly = true, hexOnly && c <= 'f'
+		default:
+			upper, hexOnly = true, hexOnly && c <= 'F'
+		}
+	}
+	return !(hexOnly && !(lower && upper)) && (lower && upper || digits && (lower || upper))
+}
+
 // anyKeyStart returns where a key begins whose tail follows head:
 // <letters and digits>_<letters and digits>_.
-func anyKeyStart(head string) (int, bool) {
+func anyKeyStart[T string | []byte](head T) (int, bool) {
 	n := len(head)
 	for range 2 {
 		if n == 0 || head[n-1] != '_' {

@@ -237,15 +237,14 @@ func holdsKey(query string, prefixes []string) bool { return HasKey(query, prefi
 func (s *Scanner) shapeFinding(query string, prefixes []string) Finding {
 	var buf [512]byte
 	for pair := range strings.FieldsFuncSeq(query, func(r rune) bool { return r == '&' || r == ';' }) {
-		if _, _, ok := findKey(decode(buf[:0], pair), prefixes); !ok {
+		if !HasKey(pair, prefixes) {
 			continue
 		}
 		name, _, _ := strings.Cut(pair, "=")
-		d := decode(buf[:0], name)
-		if _, _, inName := findKey(d, prefixes); inName {
+		if HasKey(name, prefixes) {
 			break
 		}
-		return Finding{What: KeyShape, Name: printable(d)}
+		return Finding{What: KeyShape, Name: printable(decode(buf[:0], name))}
 	}
 	return Finding{What: KeyShape}
 }
@@ -310,18 +309,20 @@ func (s *Scanner) allowed(whole []byte, path string) bool {
 
 // collectKeys returns the key-shaped texts of a target, each once.
 func collectKeys(target string, prefixes []string) []string {
-	b := decode(nil, target)
 	var keys []string
-	for len(keys) < maxKeys {
-		start, end, ok := findKey(b, prefixes)
-		if !ok {
-			break
+	readings(target, func(b []byte) bool {
+		for len(keys) < maxKeys {
+			start, end, ok := findKey(b, prefixes)
+			if !ok {
+				break
+			}
+			if k := string(b[start:end]); !slices.Contains(keys, k) {
+				keys = append(keys, k)
+			}
+			b = b[end:]
 		}
-		if k := string(b[start:end]); !slices.Contains(keys, k) {
-			keys = append(keys, k)
-		}
-		b = b[end:]
-	}
+		return len(keys) >= maxKeys
+	})
 	return keys
 }
 

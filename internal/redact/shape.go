@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
-	"strings"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 )
@@ -15,12 +14,12 @@ import (
 // may surround the text, so that a key glued to something is found too.
 func findKey(b []byte, prefixes []string) (start, end int, ok bool) {
 	for i := 0; i < len(b); {
-		if !auth.IsBase62(b[i]) {
+		if classes[b[i]]&classBase62 == 0 {
 			i++
 			continue
 		}
 		run := i
-		for i < len(b) && auth.IsBase62(b[i]) {
+		for i < len(b) && classes[b[i]]&classBase62 != 0 {
 			i++
 		}
 		if i-run < auth.KeyTailLen {
@@ -59,23 +58,28 @@ func keyStart(head []byte, prefixes []string) (int, bool) {
 // first of them a JSON object with "alg" (RFC 7515, 3.1 and 4.1.1). Every
 // part is decoded at most once.
 func hasJWT(b []byte) bool {
+	headers := mostHeaders
 	for i := 0; i < len(b); {
-		if !isToken68(b[i]) {
+		if classes[b[i]]&classToken == 0 {
 			i++
 			continue
 		}
 		run := i
-		for i < len(b) && isToken68(b[i]) {
+		for i < len(b) && classes[b[i]]&classToken != 0 {
 			i++
 		}
-		if runHasJWT(b[run:i]) {
+		if i-run >= shortestHeader && runHasJWT(b[run:i], &headers) {
 			return true
 		}
 	}
 	return false
 }
 
-func runHasJWT(run []byte) bool {
+// mostHeaders is how many JSON objects are looked at for one that is a JOSE header:
+// no honest text has more, so one that does counts as a JWT.
+const mostHeaders = 16
+
+func runHasJWT(run []byte, headers *int) bool {
 	for {
 		first, rest, ok := bytes.Cut(run, []byte("."))
 		if !ok {
@@ -85,7 +89,7 @@ func runHasJWT(run []byte) bool {
 		if !ok {
 			return false
 		}
-		if len(second) > 0 && isJOSEHeader(first) {
+		if len(second) > 0 && isJOSEHeader(first, headers) {
 			return true
 		}
 		run = rest
@@ -95,18 +99,25 @@ func runHasJWT(run []byte) bool {
 // shortestHeader is the length of {"alg":""} in base64url.
 const shortestHeader = 12
 
-func isJOSEHeader(part []byte) bool {
+func isJOSEHeader(part []byte, headers *int) bool {
 	if len(part) < shortestHeader {
 		return false
 	}
-	raw := make([]byte, base64.RawURLEncoding.DecodedLen(len(part)))
+	var buf [256]byte
+	raw := buf[:]
+	if need := base64.RawURLEncoding.DecodedLen(len(part)); need > len(raw) {
+		raw = make([]byte, need)
+	}
 	n, err := base64.RawURLEncoding.Decode(raw, part)
 	if err != nil {
 		return false
 	}
 	raw = bytes.TrimLeft(raw[:n], " \t\r\n")
-	if len(raw) == 0 || raw[0] != '{' {
+	if len(raw) == 0 || raw[0] != '{' || !bytes.Contains(raw, []byte("alg")) && !bytes.Contains(raw, []byte(`\u`)) {
 		return false
+	}
+	if *headers--; *headers < 0 {
+		return true
 	}
 	var members map[string]json.RawMessage
 	if json.Unmarshal(raw, &members) != nil {
@@ -116,18 +127,8 @@ func isJOSEHeader(part []byte) bool {
 	return ok
 }
 
-func isToken68(c byte) bool { return isAlnum(c) || c == '-' || c == '_' || c == '.' }
-
 // HasKey reports whether s contains a text shaped like a key with one of the
-// prefixes, after decoding percent escapes.
+// prefixes, in any of its readings.
 func HasKey(s string, prefixes []string) bool {
-	var buf [512]byte
-	if _, _, ok := findKey(decode(buf[:0], s), prefixes); ok {
-		return true
-	}
-	if strings.IndexByte(s, '%') < 0 {
-		return false
-	}
-	_, _, ok := findKey(append(buf[:0], s...), prefixes) // decoding may eat a prefix: %ac_live_…
-	return ok
+	return readings(s, func(b []byte) bool { _, _, ok := findKey(b, prefixes); return ok })
 }

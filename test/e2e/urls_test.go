@@ -2,11 +2,13 @@ package e2e
 
 import (
 	"encoding/base64"
+	"encoding/hex"
 	"net/url"
 	"strings"
 	"testing"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/manage"
 )
 
 func TestKeysInURLsAreRefused(t *testing.T) {
@@ -170,6 +172,49 @@ func TestAmbiguousPathsAllowed(t *testing.T) {
 		if a := g.get(target); a.Status != 401 {
 			t.Errorf("%s without a key: %d: an ambiguous path is never public", target, a.Status)
 		}
+	}
+}
+
+// TestReadingsOfAKey: however a live key is written in a URL, it is refused and
+// written down; wherever its secret part stands, and wherever a session's cookie
+// does, no log shows it.
+func TestReadingsOfAKey(t *testing.T) {
+	p := newOP(t)
+	g := start(t, options{auth: loginConf(p, ""), raw: "http://{addr} {\nlog {\noutput file {dir}/access.json\nformat auth_redact\n}\nauth_login corp\nreverse_proxy {upstream}\n}"})
+	v := newVisitor(g)
+	v.signIn("/")
+	good := "X-API-Key: " + g.plainKey()
+	for _, spell := range []func(string) string{
+		func(k string) string { return strings.ReplaceAll(k, "_", "=5F") }, func(k string) string { return strings.ReplaceAll(k, "_", "&lowbar;") },
+		func(k string) string { return strings.ReplaceAll(k, "_", "%c1%9f") }, func(k string) string { return strings.ReplaceAll(k, "_", "-") },
+		func(k string) string { return base64.StdEncoding.EncodeToString([]byte(k)) }, func(k string) string { return base64.RawURLEncoding.EncodeToString([]byte("x:" + k)) },
+		func(k string) string { return hex.EncodeToString([]byte(k)) },
+	} {
+		made := g.key(manage.KeySpec{})
+		key := made.Text.Reveal()
+		text := spell(key)
+		a := g.get("/?q="+text, good)
+		if a.Status != 400 || a.Code != string(auth.CodeCredentialInQuery) || strings.Contains(a.Body, key[8:]) {
+			t.Errorf("%.30s: %d %s", text, a.Status, a.Body)
+		}
+		eventually(t, "it is burnt", func() bool { return strings.Contains(g.logLinesText("auth.audit"), made.Key.ID) })
+		tail := key[len("ca_live_"):]
+		for _, lines := range [][]string{{"X-Note: " + text}, {"X-Note: " + tail}, {"Referer: https://x/" + text}, {"User-Agent: a " + tail + " b"}, {"X-" + tail + ": 1"}} {
+			g.get("/x", append(lines, good)...)
+		}
+		g.get("/"+tail, good)
+		for _, logs := range []string{g.logs(), g.file("access.json")} {
+			if strings.Contains(logs, tail) || strings.Contains(logs, text) {
+				t.Errorf("%.30s: a log shows it", text)
+			}
+		}
+	}
+	for _, lines := range [][]string{{"X-Note: " + v.session()}, {"Referer: https://x/?s=" + v.session()}, {"X-A: a=" + v.session() + ";b"}} {
+		g.get("/x", append(lines, good)...)
+	}
+	eventually(t, "the access log is written", func() bool { return strings.Count(g.file("access.json"), "\n") > 40 })
+	if id, _, _ := strings.Cut(v.session(), "-"); strings.Contains(g.logs()+g.file("access.json"), id) {
+		t.Error("a log shows a session's cookie outside of Cookie")
 	}
 }
 

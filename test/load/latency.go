@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"time"
 )
@@ -121,7 +123,7 @@ func medianOf(runs []map[string]float64, q string) float64 {
 // floodsSuite sends bad keys at full speed beside good traffic.
 func (b *bench) floodsSuite(ctx context.Context) ([]Section, error) {
 	redis := b.startRedis()
-	ps, stop, err := b.startAll(ctx, spec{name: "flooded", sites: "auth", shipped: true, paced: true, auth: "redis " + redis.URL()})
+	ps, stop, err := b.startAll(ctx, spec{name: "flooded", sites: "log\nauth", shipped: true, paced: true, auth: "redis " + redis.URL()})
 	if err != nil {
 		return nil, err
 	}
@@ -140,20 +142,39 @@ func (b *bench) floodsSuite(ctx context.Context) ([]Section, error) {
 			floodConns, floodRate, latencyRuns),
 	}
 	for _, kind := range []struct {
-		name string
-		keys []string
-	}{{"forged keys", forged(b.keys)}, {"unknown well-formed keys", b.unknown}} {
-		f, err := b.flood(ctx, gw, good, shuffled(keyRequests(gw.addr, kind.keys)))
+		name   string
+		keys   []string
+		header string // of every request
+	}{
+		{"forged keys", forged(b.keys), ""},
+		{"unknown well-formed keys", b.unknown, ""},
+		{"forged keys with 14 KB of harmless text", forged(b.keys), strings.Repeat("lorem ipsum dolor ", 14<<10/18)},
+		{"forged keys with 14 KB that look like credentials", forged(b.keys), strings.Repeat(`{"a":`, 14<<10/5)},
+	} {
+		bad := keyRequests(gw.addr, kind.keys)
+		if kind.header != "" {
+			bad = withHeader(bad[:min(len(bad), 1000)], "X-Filler", kind.header)
+		}
+		f, err := b.flood(ctx, gw, good, shuffled(bad))
 		if err != nil {
 			return nil, err
 		}
 		ratio := f.flooded / f.quiet
 		section.Figures = append(section.Figures,
 			Figure{Name: "good traffic's p99 under " + kind.name, Unit: "x quiet", Value: ratio, Bound: 2, Note: fmt.Sprintf("%.0f µs, quiet %.0f µs; %.0f refused a second", f.flooded, f.quiet, f.refused)},
-			Figure{Name: "reads of Redis for " + kind.name, Unit: "a second", Value: f.redis, Exact: kind.name == "forged keys"},
-			Figure{Name: "reads of the store for " + kind.name, Unit: "a second", Value: f.store, Exact: kind.name == "forged keys"})
+			Figure{Name: "reads of Redis for " + kind.name, Unit: "a second", Value: f.redis, Exact: strings.HasPrefix(kind.name, "forged keys")},
+			Figure{Name: "reads of the store for " + kind.name, Unit: "a second", Value: f.store, Exact: strings.HasPrefix(kind.name, "forged keys")})
 	}
 	return []Section{section}, nil
+}
+
+// withHeader adds a header to requests.
+func withHeader(requests [][]byte, name, value string) [][]byte {
+	out := make([][]byte, len(requests))
+	for i, r := range requests {
+		out[i] = append(bytes.TrimSuffix(bytes.Clone(r), []byte("\r\n")), (name + ": " + value + "\r\n\r\n")...)
+	}
+	return out
 }
 
 type flooded struct{ quiet, flooded, refused, redis, store float64 }
