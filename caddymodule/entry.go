@@ -35,8 +35,11 @@ func (h *Handler) admit(r *http.Request, in *admitted) {
 // a handler of ours has seen them come here with all that their client sent: a
 // matcher that fails, a wrong SNI, a handler that stands before auth. It removes
 // the identity headers that sites of this server set, as their clients spell
-// them.
-type errorGuard struct{ policies []*forward.Policy }
+// them, and keeps the cookies of logins from services behind the error routes.
+type errorGuard struct {
+	policies []*forward.Policy
+	logins   bool // people sign in on this server
+}
 
 // CaddyModule returns the Caddy module information. It is in no registry: only
 // guardErrors makes one.
@@ -51,15 +54,19 @@ func (g *errorGuard) ServeHTTP(w http.ResponseWriter, r *http.Request, next cadd
 			p.RemoveOwn(r)
 		}
 	}
-	return next.ServeHTTP(w, r)
+	if !g.logins {
+		return next.ServeHTTP(w, r)
+	}
+	takeCookies(r)
+	return guarded(next).ServeHTTP(w, r)
 }
 
 // guardErrors puts an errorGuard before a server's error routes, or gives the one
-// that is there another policy. Caddy provisions the error routes after all
-// others.
-func guardErrors(srv *caddyhttp.Server, p *forward.Policy) {
+// that is there another policy. It returns nil where there are no error routes.
+// Caddy provisions them after all others.
+func guardErrors(srv *caddyhttp.Server, p *forward.Policy) *errorGuard {
 	if srv.Errors == nil || len(srv.Errors.Routes) == 0 {
-		return
+		return nil
 	}
 	// Caddy keeps what it has compiled of the other routes in an unexported field;
 	// once it is set, the error routes are being provisioned, and can't be changed.
@@ -68,12 +75,13 @@ func guardErrors(srv *caddyhttp.Server, p *forward.Policy) {
 	if len(first) == 1 {
 		if g, ok := first[0].(*errorGuard); ok {
 			g.policies = append(g.policies, p)
-			return
+			return g
 		}
 	}
 	if !main.IsValid() || main.Kind() != reflect.Interface || !main.IsNil() {
-		return
+		return nil
 	}
-	guard := caddyhttp.Route{Handlers: []caddyhttp.MiddlewareHandler{&errorGuard{[]*forward.Policy{p}}}}
-	srv.Errors.Routes = append(caddyhttp.RouteList{guard}, srv.Errors.Routes...)
+	guard := &errorGuard{policies: []*forward.Policy{p}}
+	srv.Errors.Routes = append(caddyhttp.RouteList{{Handlers: []caddyhttp.MiddlewareHandler{guard}}}, srv.Errors.Routes...)
+	return guard
 }

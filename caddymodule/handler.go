@@ -183,7 +183,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	srv, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	h.addresses = newAddressJudge(srv, h.log)
 	if srv != nil {
-		guardErrors(srv, h.policy)
+		if guard := guardErrors(srv, h.policy); guard != nil && h.login != nil {
+			guard.logins = true
+		}
 	}
 	if srv != nil && h.Streams != "detached" {
 		keepConn(srv)

@@ -116,19 +116,23 @@ func (l *LoginHandler) ServeHTTP(w http.ResponseWriter, r *http.Request, next ca
 			return nil
 		}
 	}
-	guarded := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-		defer func() { login.GuardTrailers(w.Header()) }()
-		return next.ServeHTTP(&guardedWriter{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, request: r}, r)
-	})
 	if !l.OnlyPaths {
-		return l.Handler.ServeHTTP(w, r, guarded)
+		return l.Handler.ServeHTTP(w, r, guarded(next))
 	}
 	if callerOf(r) != nil { // another one has let it through
 		return next.ServeHTTP(w, r)
 	}
 	takeCookies(r) // the credential is not ours here
 	l.Handler.policy.Clean(r, l.Handler.sources.Aliases())
-	return guarded.ServeHTTP(w, r)
+	return guarded(next).ServeHTTP(w, r)
+}
+
+// guarded is a handler whose answers don't touch our cookies.
+func guarded(next caddyhttp.Handler) caddyhttp.Handler {
+	return caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		defer func() { login.GuardTrailers(w.Header()) }()
+		return next.ServeHTTP(&guardedWriter{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, request: r}, r)
+	})
 }
 
 // session returns the session's cookie of a request whose cookies were taken.

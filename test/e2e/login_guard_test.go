@@ -81,6 +81,11 @@ func TestSession_UpstreamAnswers(t *testing.T) {
 		if strings.HasPrefix(what, "trailers") && !strings.Contains(low, "x-sum: 1") {
 			t.Errorf("%s: the upstream's own trailer is gone: %s", what, all)
 		}
+		// The same service behind the error routes.
+		e := start(t, options{auth: loginConf(p, ""), raw: "http://{addr} {\nauth_login corp {\nerrors handle_errors\n}\nhandle_errors {\nreverse_proxy " + upstream + "\n}\n}"})
+		if a := e.get("/", "Accept: */*", "Cookie: __Host-caddy-auth-session-corp=x"); what != "1xx" && what != "an upgrade" && strings.Contains(strings.ToLower(fmt.Sprint(a.Header)), "__host-") {
+			t.Errorf("%s, behind the error routes: %v", what, a.Header)
+		}
 		if what == "a header" && !strings.Contains(low, `"storage"`) {
 			t.Errorf("%s: what else the upstream clears is gone: %s", what, all)
 		}
