@@ -203,6 +203,7 @@ func (e *Endpoint) refuse(w http.ResponseWriter, r *http.Request, f *oauth.Failu
 	if f.Unread {
 		closeUnread(w, r)
 	}
+	boundAnswer(w, r)
 	_ = f.Write(w, realmOf(h)) // the answer is given; that it could not be written is no error of the site's
 	return nil
 }

@@ -31,9 +31,22 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, refusal *auth.R
 		status := h.problems.SetHeaders(w.Header(), refusal)
 		return caddyhttp.Error(status, &refusedError{h, refusal, instance})
 	}
+	boundAnswer(w, r)
 	// The answer is given; that it could not be written is no error of the site's.
 	_ = h.problems.Write(w, r, refusal, instance)
 	return nil
+}
+
+// answerTime is how long a client may take to read a refusal.
+const answerTime = 10 * time.Second
+
+// boundAnswer makes sure that a client of HTTP/2 or 3 that does not read can't
+// keep a refused request for ever: its stream ends. On HTTP/1 a refusal fits into
+// the buffers of the system, and a deadline would be the connection's.
+func boundAnswer(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor > 1 {
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTime)) // not every writer can do it
+	}
 }
 
 // slowDown makes refusals that anybody can cause wait when there are too many
