@@ -100,3 +100,41 @@ func FuzzClean(f *testing.F) {
 		}
 	})
 }
+
+// TestEncodePlaceholder: a value is encoded so that it climbs nowhere, also when a
+// rewrite has decoded it once.
+func TestEncodePlaceholder(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain-1.2:3@x": "plain-1.2:3@x", "a b": "a%20b", "50%": "50%25", "é": "%C3%A9", "a/b": "a%2Fb", `a\b`: "a%5Cb", "a?b#c": "a%3Fb%23c", "{env.X}": "%7Benv.X%7D",
+		"..": "%252E%252E", ".": "%252E", "../../admin": "%252E%252E%2F%252E%252E%2Fadmin", ".. /x": "%252E%252E%2520%2Fx", "a..b": "a..b", "...": "...", "．．": "%25EF%25BC%258E%25EF%25BC%258E", "": "",
+	} {
+		if got := forward.EncodePlaceholder(in, false); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+	if got := forward.EncodePlaceholder("orders:read a/b", true); got != "orders:read a%2Fb" {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestClean_TakenOff: what upstreams take off a name hides nothing, of identity and
+// of credential headers, and what is kept is kept.
+func TestClean_TakenOff(t *testing.T) {
+	p := policy(t, forward.Config{Map: []forward.Mapping{{Header: "X-Tenant", Field: "meta.t"}}, Keep: []string{"X-HTTP-Method-Override"}})
+	for name, gone := range map[string]bool{
+		"Grpc-Metadata-X-Auth-Subject": true, "Grpc-Metadata-Grpc-Metadata-X_Tenant": true, "Http_x_auth_method": true, "X-Amzn-Remapped-Remote-User": true, "Grpc-Metadata-X-Api-Key": true, "X_Api_Key": true,
+		"Grpc-Metadata-Trace": false, "Http-Referer": false, "X-Amzn-Trace-Id": false, "X-Api-Key": false, "X-Http-Method-Override": false, "X-Http-Method": true, "X-Original-Url": true, "Grpc-Timeout": false,
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Header = http.Header{name: {"evil"}}
+		if p.Clean(r, map[string]bool{"x_api_key": true}); (len(r.Header) == 0) != gone {
+			t.Errorf("%s: gone %v, want %v", name, !gone, gone)
+		}
+	}
+	// An error route loses what is ours, and nothing of others.
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	r.Header = http.Header{"X-Auth-Subject": {"evil"}, "Grpc-Metadata-X-Tenant": {"evil"}, "Remote-User": {"theirs"}, "X-Http-Method": {"x"}}
+	if p.RemoveOwn(r); len(r.Header) != 2 || r.Header.Get("Remote-User") == "" {
+		t.Errorf("%v", r.Header)
+	}
+}

@@ -215,3 +215,47 @@ func TestSession_Stop(t *testing.T) {
 		t.Errorf("refreshed %d times, %d reused", p.n, p.reused)
 	}
 }
+
+// TestSession_TwoConfigurations: two gateways, of which one has another provider
+// for the same login. Each takes the sessions of its own; neither sends a token of
+// the other's provider anywhere, and they don't end each other's sessions for ever.
+func TestSession_TwoConfigurations(t *testing.T) {
+	a, b := newRefresher(t), newRefresher(t)
+	conf := func(p *refresher) setup {
+		return setup{
+			n: 2, global: "login corp {\nissuer " + p.URL + "\nclient_id gw\nclient_secret fleet-login-secret\n}", site: "auth_login corp",
+		}
+	}
+	revocations := func(p *refresher) int {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.revoked
+	}
+	f := startSetup(t, conf(a))
+	f.signsInAt(a.URL)
+	before := f.session("alice")
+	one, other := f.gateways[0], f.gateways[1]
+	for _, g := range f.gateways {
+		servers.Eventually(t, "A's person at A", func() bool { return g.mine(before) == 200 })
+	}
+	other.configure(conf(b))
+	other.reload()
+	servers.Eventually(t, "A's person is nobody at B", func() bool { return other.mine(before) == 401 })
+	servers.Eventually(t, "and the session has ended everywhere", func() bool { return one.mine(before) == 401 })
+	// From now on each has people of its own, and they stay.
+	ofA := f.session("bert")
+	f.signsInAt(b.URL)
+	ofB := f.session("carla")
+	for range 50 {
+		if x, y := one.mine(ofA), other.mine(ofB); x != 200 || y != 200 {
+			t.Fatalf("A's person at A: %d, B's at B: %d", x, y)
+		}
+		if x, y := one.mine(ofB), other.mine(ofA); x != 401 || y != 401 {
+			t.Fatalf("B's person at A: %d, A's at B: %d", x, y)
+		}
+	}
+	servers.Eventually(t, "the tokens of the first session are revoked at A, once", func() bool { return revocations(a) > 0 })
+	if n := revocations(b); n != 0 {
+		t.Errorf("B was sent %d tokens of A", n)
+	}
+}
