@@ -65,7 +65,7 @@ soak: deps ## The long tests: properties, the bound of a revocation, crashes, th
 reliability: deps ## Break Redis and PostgreSQL in every way under traffic; writes the table of docs/reliability.md (some minutes)
 	CADDY_AUTH_RELIABILITY=1 $(GO) test -timeout 30m -count=1 -run Outage_Matrix ./test/fleet
 
-mutate: ## Break the revocation protocol in one line at a time: a test must notice (some minutes)
+mutate: ## Break the revocation protocol, and what attackers tried, in one line at a time: a test must notice (some twenty minutes)
 	test/mutate/run.sh
 
 .PHONY: help build test deps race lint fmt fuzz bench-micro bench bench-peers bench-growth profile soak reliability mutate

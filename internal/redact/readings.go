@@ -50,7 +50,9 @@ func longRuns[T string | []byte](b T) bool {
 // Unicode's compatibility forms.
 var separators = [][]byte{
 	[]byte("=5F"), []byte("=5f"), []byte("&lowbar;"), []byte("&UnderBar;"), []byte("&#95;"), []byte("&#x5f;"), []byte("&#x5F;"), []byte("&#X5F;"), []byte("&#X5f;"),
-	[]byte(`\u005f`), []byte(`\u005F`), []byte(`\x5f`), []byte(`\x5F`), {0xc1, 0x9f}, {0xe0, 0x81, 0x9f},
+	[]byte(`\u005f`), []byte(`\u005F`), []byte(`\x5f`), []byte(`\x5F`),
+	{0xc1, 0x9f},
+	{0xe0, 0x81, 0x9f},
 	[]byte("\uff3f"), []byte("\ufe33"), []byte("\ufe34"), []byte("\ufe4d"), []byte("\ufe4e"), []byte("\ufe4f"),
 }
 

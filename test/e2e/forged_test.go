@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 
 	"github.com/caddy-auth/caddy-auth/internal/manage"
 )
@@ -59,8 +60,12 @@ func ways() map[string]map[string][]way {
 		way{request: "GET /", lines: []string{"Cookie: {session}", "X-API-Key: {bad}"}},
 	)
 	ends := []way{
-		{request: "POST /oauth/token?api_key=1", answers: true}, {request: "POST /oauth/token", lines: []string{"Early-Data: 1"}, answers: true}, {request: "GET /oauth/token", answers: true},
-		{request: "POST /oauth/revoke?token=1", answers: true}, {request: "POST /oauth/introspect?token=1", answers: true}, {request: "POST /oauth/introspect", answers: true},
+		{request: "POST /oauth/token?api_key=1", answers: true},
+		{request: "POST /oauth/token", lines: []string{"Early-Data: 1"}, answers: true},
+		{request: "GET /oauth/token", answers: true},
+		{request: "POST /oauth/revoke?token=1", answers: true},
+		{request: "POST /oauth/introspect?token=1", answers: true},
+		{request: "POST /oauth/introspect", answers: true},
 	}
 	return map[string]map[string][]way{
 		"auth":            {"auth {\n" + handled + "require_scope orders:read\n}": refusals},
@@ -201,5 +206,38 @@ func TestForged_BeforeAnyHandlerOfOurs(t *testing.T) {
 	g.get("/gone", "X-API-Key: "+g.plainKey(), "X-Gw-Subject: admin")
 	if got := g.upstream.take(); len(got) != 1 || got[0].Header.Get("X-Gw-Subject") != "acme" || got[0].Header.Get("X-Tenant") != "acme" {
 		t.Errorf("after auth: %+v", got)
+	}
+}
+
+// TestForged_ThroughCaddysAuthentication: the provider for Caddy's own handler
+// cleans what it refuses too: Caddy runs the error routes for every 401.
+func TestForged_ThroughCaddysAuthentication(t *testing.T) {
+	g := start(t, options{raw: errorRoute("auth {\nenvironment live\n}")})
+	text, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(g.config), map[string]any{"filename": "Caddyfile"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := strings.Replace(string(text), `{"environments":["live"],"handler":"auth"}`, `{"handler":"authentication","providers":{"auth":{"environments":["live"]}}}`, 1)
+	if theirs == string(text) {
+		t.Fatalf("no auth handler in %s", text)
+	}
+	if err := caddy.Load([]byte(theirs), true); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the new configuration", func() bool {
+		a := g.get("/")
+		g.upstream.take()
+		return strings.Contains(a.Body, `"Target"`) // the error route's upstream answers
+	})
+	key := g.plainKey()
+	for _, spelling := range allSpellings {
+		for _, line := range []string{"X-Other: 1", "X-API-Key: " + mistyped(key)} {
+			g.get("/", append(forged(spelling), line)...)
+			for _, s := range g.upstream.take() {
+				if len(identityOf(s.Header)) > 0 || strings.Contains(fmt.Sprint(s.Header), "admin") || s.Header.Get("X-Api-Key") != "" {
+					t.Errorf("as %s: the upstream saw %v", spelling, s.Header)
+				}
+			}
+		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -226,4 +227,54 @@ func TestH2_Attacks(t *testing.T) {
 		}
 		good("after")
 	})
+}
+
+// TestFlood_OverHTTP2And3: refusals are slowed down over every version, and a flood
+// in one connection leaves others alone.
+func TestFlood_OverHTTP2And3(t *testing.T) {
+	https := freeAddr(t)
+	o := tlsSite(https, "auth\nreverse_proxy {upstream}")
+	o.full = strings.Replace(o.full, "poll_interval 20ms", "poll_interval 20ms\nrefusal_rate 5", 1)
+	g := start(t, o)
+	eventually(t, "a certificate", func() bool {
+		conn, err := tls.Dial("tcp", https, insecureTLS())
+		return err == nil && conn.Close() == nil
+	})
+	key := g.plainKey()
+	for version, client := range clientsOf(t) {
+		ask := func(key string) int {
+			r, err := http.NewRequest(http.MethodGet, "https://"+https+"/", nil)
+			if err != nil {
+				t.Error(err)
+				return 0
+			}
+			r.Host = "localhost:" + port(https)
+			r.Header.Set("X-API-Key", key)
+			res, err := client.RoundTrip(r)
+			if err != nil {
+				return 0
+			}
+			_ = res.Body.Close()
+			return res.StatusCode
+		}
+		eventually(t, version, func() bool { return ask(key) == 200 })
+		before := gathered(t, "caddy_auth_refusals_slowed_total", nil)
+		var all sync.WaitGroup
+		for range 20 {
+			all.Go(func() {
+				if status := ask(mistyped(key)); status != 401 && status != 0 {
+					t.Errorf("%s: %d", version, status)
+				}
+			})
+		}
+		for range 5 {
+			if status := ask(key); status != 200 {
+				t.Errorf("%s, a good one beside: %d", version, status)
+			}
+		}
+		all.Wait()
+		if n := gathered(t, "caddy_auth_refusals_slowed_total", nil) - before; n == 0 {
+			t.Errorf("%s: nothing was slowed", version)
+		}
+	}
 }

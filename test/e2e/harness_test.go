@@ -113,16 +113,17 @@ type options struct {
 
 func freeAddr(t testing.TB) string { return freeAddrs(t, 1)[0] }
 
-// freeAddrs returns n different addresses nobody listens on.
+// freeAddrs returns n different addresses nobody listens on, with ports that are
+// free on every address: Caddy listens on all.
 func freeAddrs(t testing.TB, n int) []string {
 	var out []string
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := net.Listen("tcp", ":0")
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer l.Close() // all at the end, so that none is given twice
-		out = append(out, l.Addr().String())
+		out = append(out, "127.0.0.1:"+port(l.Addr().String()))
 	}
 	return out
 }

@@ -59,8 +59,10 @@ func identityOf(h http.Header) map[string][]string {
 				}
 			}
 		}
-		for _, p := range []string{"x_auth_", "remote_", "x_remote_", "x_forwarded_user", "x_forwarded_email", "x_forwarded_groups", "x_forwarded_pref", "x_consumer_", "x_webauth_", "x_authenticated_", "cf_access", "x_goog_", "x_amzn_oidc", "x_ms_", "tailscale_", "x_token_",
-			"x_forwarded_client", "ssl_client", "x_client_cert", "x_credential", "x_userinfo"} {
+		for _, p := range []string{
+			"x_auth_", "remote_", "x_remote_", "x_forwarded_user", "x_forwarded_email", "x_forwarded_groups", "x_forwarded_pref", "x_consumer_", "x_webauth_", "x_authenticated_", "cf_access", "x_goog_", "x_amzn_oidc", "x_ms_", "tailscale_", "x_token_",
+			"x_forwarded_client", "ssl_client", "x_client_cert", "x_credential", "x_userinfo",
+		} {
 			if strings.HasPrefix(folded, p) {
 				out[folded] = append(out[folded], vals...)
 			}

@@ -118,7 +118,7 @@ func TestPublicPathsHaveOneReading(t *testing.T) {
 		"/docs/%252fadmin": 400, "/.": 400, "/..": 400, "/docs/...": 200, "/healthz%20": 400, "/%68ealthz": 200,
 		"/docs/%c0%ae%c0%ae/admin": 400, "/docs/%ef%bc%8e%ef%bc%8e/admin": 400, "/docs/．．/admin": 400, "/docs/..%20/admin": 400, "/docs/%20../admin": 400, "/docs/%09..%09/admin": 400,
 		"/docs/%e2%80%a5/admin": 400, "/docs/..%ef%bc%8fadmin": 400, "/docs/..%ef%bc%bcadmin": 400, "/docs/%e2%88%95..": 400, "/docs/a%2520b": 401, "/docs/caf%e9": 400, "/docs/%25c0%25ae": 400,
-		"/docs/日本語/東京.html": 200, "/docs/%E6%97%A5%E6%9C%AC": 200, "/docs/документ-№5": 200, "/docs/العربية": 200, "/docs/une%20été": 200, "/docs/👨‍👩‍👧": 200,
+		"/docs/日本語/東京.html": 200, "/docs/%E6%97%A5%E6%9C%AC": 200, "/docs/документ-№5": 200, "/docs/العربية": 200, "/docs/une%20été": 200, "/docs/👨\u200d👩\u200d👧": 200,
 	} {
 		if a := g.get(target); a.Status != status {
 			t.Errorf("%s: %d, want %d (%s)", target, a.Status, status, a.Detail)
