@@ -3,11 +3,11 @@ package caddymodule
 import (
 	"net/http"
 	"reflect"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/caddy-auth/caddy-auth/internal/forward"
 	"github.com/caddy-auth/caddy-auth/internal/login"
 	"github.com/caddy-auth/caddy-auth/internal/verifier"
 )
@@ -20,9 +20,9 @@ type admitted struct {
 
 // admit takes off a request what a client must not choose and what nobody
 // behind the gateway may see: every spelling of an identity header, what
-// Connection names, trailers, the credential, the cookies of logins. Every
-// handler of ours calls it before anything else: whatever it returns then, a
-// refusal or an error, may end in an error route that proxies.
+// Connection names, trailers, the credential, the cookies of logins. A handler of
+// ours calls it before it can refuse a request or return an error, which may end
+// in an error route that proxies.
 func (h *Handler) admit(r *http.Request, in *admitted) {
 	in.presented = h.sources.Take(r.Header, h.app.rt.prefixes(), h.ForwardCredential)
 	if h.app.signIns.any() {
@@ -34,11 +34,12 @@ func (h *Handler) admit(r *http.Request, in *admitted) {
 // errorGuard is the first of a server's error routes. Requests that fail before
 // a handler of ours has seen them come here with all that their client sent: a
 // matcher that fails, a wrong SNI, a handler that stands before auth. It removes
-// the identity headers that sites of this server set, as their clients spell
-// them, and keeps the cookies of logins from services behind the error routes.
+// the identity headers that sites of this server set, in every spelling, and what
+// has the form of a credential of ours, and keeps the cookies of logins from
+// services behind the error routes. What belongs to a site without auth stays.
 type errorGuard struct {
-	policies []*forward.Policy
-	logins   bool // people sign in on this server
+	handlers []*Handler // that differ in what is removed
+	app      *App
 }
 
 // CaddyModule returns the Caddy module information. It is in no registry: only
@@ -50,38 +51,47 @@ func (*errorGuard) CaddyModule() caddy.ModuleInfo {
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (g *errorGuard) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	if callerOf(r) == nil { // else they are the gateway's
-		for _, p := range g.policies {
-			p.RemoveOwn(r)
+		prefixes := g.app.rt.prefixes()
+		for _, h := range g.handlers {
+			h.policy.RemoveOwn(r)
+			h.sources.TakeOurs(r.Header, prefixes, g.app.rt.verifier.Imported())
 		}
 	}
-	if !g.logins {
+	if !g.app.signIns.any() {
 		return next.ServeHTTP(w, r)
 	}
 	takeCookies(r)
 	return guarded(next).ServeHTTP(w, r)
 }
 
-// guardErrors puts an errorGuard before a server's error routes, or gives the one
-// that is there another policy. It returns nil where there are no error routes.
-// Caddy provisions them after all others.
-func guardErrors(srv *caddyhttp.Server, p *forward.Policy) *errorGuard {
+// guardErrors puts an errorGuard before a server's error routes, or makes the one
+// that is there remove what a handler would. Caddy provisions error routes after
+// the others, but before named routes: where auth is in those only, nothing can be
+// put before the error routes any more, which is logged.
+func (h *Handler) guardErrors(srv *caddyhttp.Server) {
 	if srv.Errors == nil || len(srv.Errors.Routes) == 0 {
-		return nil
+		return
 	}
-	// Caddy keeps what it has compiled of the other routes in an unexported field;
-	// once it is set, the error routes are being provisioned, and can't be changed.
-	main := reflect.ValueOf(srv).Elem().FieldByName("primaryHandlerChain")
-	first := srv.Errors.Routes[0].Handlers
-	if len(first) == 1 {
+	if first := srv.Errors.Routes[0].Handlers; len(first) == 1 {
 		if g, ok := first[0].(*errorGuard); ok {
-			g.policies = append(g.policies, p)
-			return g
+			if !slices.ContainsFunc(g.handlers, h.removesAsMuchAs) {
+				g.handlers = append(g.handlers, h)
+			}
+			return
 		}
 	}
+	// Caddy keeps what it has compiled of the other routes in an unexported field;
+	// once it is set, the error routes can't be changed.
+	main := reflect.ValueOf(srv).Elem().FieldByName("primaryHandlerChain")
 	if !main.IsValid() || main.Kind() != reflect.Interface || !main.IsNil() {
-		return nil
+		h.log.Warn("auth stands in a named route or an error route only: what fails before it reaches the error routes with the identity headers that its client sent; use auth in a route of the site too, or don't proxy in handle_errors")
+		return
 	}
-	guard := &errorGuard{policies: []*forward.Policy{p}}
+	guard := &errorGuard{[]*Handler{h}, h.app}
 	srv.Errors.Routes = append(caddyhttp.RouteList{{Handlers: []caddyhttp.MiddlewareHandler{guard}}}, srv.Errors.Routes...)
-	return guard
+}
+
+// removesAsMuchAs reports whether two handlers remove the same from a request.
+func (h *Handler) removesAsMuchAs(o *Handler) bool {
+	return h.policy.Same(o.policy) && h.sources.Same(o.sources)
 }

@@ -134,7 +134,8 @@ type IdentityHeaders struct {
 	Map map[string]string `json:"map,omitempty"`
 	// More names to remove from requests; a trailing * makes a prefix.
 	Strip []string `json:"strip,omitempty"`
-	// Identity headers of other gateways that may pass.
+	// Headers that are removed although they are not ours, and may pass: identity
+	// headers of other gateways, client certificates, overrides of method and path.
 	Keep []string `json:"keep,omitempty"`
 	// A signed assertion beside them. A site's replaces the app's.
 	Assertion *Assertion `json:"assertion,omitempty"`
@@ -183,9 +184,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	srv, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	h.addresses = newAddressJudge(srv, h.log)
 	if srv != nil {
-		if guard := guardErrors(srv, h.policy); guard != nil && h.login != nil {
-			guard.logins = true
-		}
+		h.guardErrors(srv)
 	}
 	if srv != nil && h.Streams != "detached" {
 		keepConn(srv)
@@ -202,6 +201,7 @@ func (h *Handler) checkServer(srv *caddyhttp.Server) error {
 			errs = append(errs, fmt.Errorf("header %s carries a credential and would also be an identity header", name))
 		}
 	}
+	h.policy.Exempt(h.sources.KeyHeaders()...)
 	masker.AddHeaders(h.sources.KeyHeaders()...)
 	masker.AddParams(h.RefuseQuery...)
 	if srv == nil {

@@ -19,6 +19,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	rt := h.app.rt
 	rt.enter()
 	defer rt.leave()
+	if h.login == nil && h.app.signIns.any() { // cookies of logins come to every site of their host
+		next = guarded(next)
+	}
 	if c := callerOf(r); c != nil {
 		return h.again(w, r, next, c)
 	}

@@ -91,6 +91,9 @@ func isAlias(aliases map[string]bool, name string, folded []byte) bool {
 func (p *Policy) RemoveOwn(r *http.Request) {
 	var buf [maxFold]byte
 	for name := range r.Header {
+		if name == "" || !p.first[name[0]] {
+			continue
+		}
 		folded := foldInto(buf[:0], name)
 		for {
 			if p.ownName(folded) {

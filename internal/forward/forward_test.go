@@ -106,7 +106,8 @@ func FuzzClean(f *testing.F) {
 func TestEncodePlaceholder(t *testing.T) {
 	for in, want := range map[string]string{
 		"plain-1.2:3@x": "plain-1.2:3@x", "a b": "a%20b", "50%": "50%25", "é": "%C3%A9", "a/b": "a%2Fb", `a\b`: "a%5Cb", "a?b#c": "a%3Fb%23c", "{env.X}": "%7Benv.X%7D",
-		"..": "%252E%252E", ".": "%252E", "../../admin": "%252E%252E%2F%252E%252E%2Fadmin", ".. /x": "%252E%252E%2520%2Fx", "a..b": "a..b", "...": "...", "．．": "%25EF%25BC%258E%25EF%25BC%258E", "": "",
+		"..": "%252E%252E", ".": "%252E", "../../admin": "%252E%252E%252F%252E%252E%252Fadmin", ".. /x": "%252E%252E%2520%252Fx", "a..b": "a..b", "...": "...", "a;b": "a%3Bb", "..;": "%252E%252E%253B",
+		"．．": "%25EF%25BC%258E%25EF%25BC%258E", "．．／x": "%25EF%25BC%258E%25EF%25BC%258E%25EF%25BC%258Fx", "x/．": "x%252F%25EF%25BC%258E", "": "",
 	} {
 		if got := forward.EncodePlaceholder(in, false); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)

@@ -62,32 +62,33 @@ func encode(v string, words bool, more string) string {
 	return b.String()
 }
 
+// separators are what separates something in a path or begins a placeholder.
+const separators = `/\?#;{}`
+
 // EncodePlaceholder is Encode for a value that a configuration may put anywhere,
 // into a path too: what separates there is encoded as well. Caddy's rewrite
-// decodes a path once, so the dots of a dot segment are encoded twice: a value
-// never climbs. With words, spaces stay.
+// decodes a path once, so a value that would climb is encoded twice, as a whole
+// but for its letters and digits. With words, spaces stay.
 func EncodePlaceholder(v string, words bool) string {
-	const separators = `/\?#{}`
+	encoded := encode(v, words, separators)
+	if !climbs(v) {
+		return encoded
+	}
+	return strings.ReplaceAll(encode(v, words, separators+"."), "%", "%25")
+}
+
+// climbs reports whether a value has a dot segment, for anybody who folds it by
+// Unicode's compatibility forms or takes parameters off.
+func climbs(v string) bool {
 	if !strings.Contains(v, ".") && !strings.ContainsFunc(v, func(r rune) bool { return r >= 0x80 }) {
-		return encode(v, words, separators)
+		return false
 	}
-	var b strings.Builder
-	start := 0
-	for i := 0; i <= len(v); i++ {
-		if i < len(v) && v[i] != '/' && v[i] != '\\' {
-			continue
+	for segment := range strings.FieldsFuncSeq(norm.NFKC.String(v), func(r rune) bool { return r == '/' || r == '\\' }) {
+		if before, _, _ := strings.Cut(segment, ";"); urlpath.Dots(before) {
+			return true
 		}
-		segment := encode(v[start:i], words, separators)
-		if urlpath.Dots(norm.NFKC.String(v[start:i])) {
-			segment = strings.NewReplacer("%", "%25", ".", "%252E").Replace(segment)
-		}
-		b.WriteString(segment)
-		if i < len(v) {
-			b.WriteString(encode(v[i:i+1], words, separators))
-		}
-		start = i + 1
 	}
-	return b.String()
+	return false
 }
 
 func mustEncode(c byte, words bool, more string) bool {

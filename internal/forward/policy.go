@@ -2,6 +2,7 @@ package forward
 
 import (
 	"errors"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -23,11 +24,13 @@ var foreignHeaders = []string{
 	"Cf-Access-*", "Tailscale-User-*", "X-Goog-Authenticated-*", "X-Goog-Iap-*", "X-Apigateway-Api-Userinfo", "X-Endpoint-Api-Userinfo",
 	"X-Amzn-Oidc-*", "X-Amzn-Request-Context", "X-Amzn-Lambda-Context", "X-Ms-Client-Principal*", "X-Ms-Token-*",
 	"Oidc-Claim-*", "Shib-*", "Iv-User", "Iv-Groups", "Iv-Creds", "Sm-User", "Sm-Userdn", "Oam-Remote-User",
+	"Impersonate-User", "Impersonate-Group", "Impersonate-Uid", "Impersonate-Extra-*",
 	// Certificates, as proxies that end TLS write them.
-	"X-Forwarded-Client-Cert", "X-Client-Cert*", "Ssl-Client-*", "X-Ssl-Client-*", "Wl-Proxy-Client-*",
+	"X-Forwarded-Client-Cert", "X-Forwarded-Tls-Client-Cert*", "Client-Cert", "Client-Cert-Chain", "X-Client-Cert*", "Ssl-Client-*", "X-Ssl-Client-*", "Wl-Proxy-Client-*",
+	"X-Amzn-Mtls-Clientcert*", "X-Arr-Clientcert", "Cf-Client-Cert-*",
 	// Another method or place than the gateway judged.
-	"X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "X-Original-Method",
-	"X-Original-URL", "X-Original-URI", "X-Original-Path", "X-Rewrite-URL", "X-Override-URL", "X-HTTP-Path-Override", "X-HTTP-DestinationURL", "X-Envoy-Original-Path",
+	"X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "X-Original-Method", "X-Forwarded-Method", "X-Envoy-Original-Method",
+	"X-Original-URL", "X-Original-URI", "X-Original-Path", "X-Rewrite-URL", "X-Rewrite-URI", "X-Override-URL", "X-Forwarded-Uri", "X-Forwarded-Path", "X-Waws-Unencoded-Url", "X-HTTP-Path-Override", "X-HTTP-DestinationURL", "X-Envoy-Original-Path",
 }
 
 // takenOff begin names that some upstreams read without them, folded:
@@ -190,6 +193,26 @@ func (p *Policy) compileKeep(c Config) []error {
 	return errs
 }
 
+// Exempt keeps headers that carry credentials on a site, although a header of
+// others has such a name. Call it before the policy is used.
+func (p *Policy) Exempt(names ...string) {
+	for _, name := range names {
+		if f := fold(name); !p.ownName([]byte(f)) {
+			p.keep[f] = true
+		}
+	}
+}
+
+// Same reports whether two policies remove the same headers as their own.
+func (p *Policy) Same(o *Policy) bool {
+	own := func(p *Policy) map[string]bool {
+		names := maps.Clone(p.exact)
+		maps.DeleteFunc(names, func(_ string, own bool) bool { return !own })
+		return names
+	}
+	return slices.Equal(p.own, o.own) && maps.Equal(own(p), own(o)) && maps.Equal(p.keep, o.keep)
+}
+
 // Names returns the canonical names of the headers the policy sets.
 func (p *Policy) Names() []string {
 	var out []string
@@ -203,10 +226,11 @@ func (p *Policy) Names() []string {
 // which the policy removes from requests like its own.
 func (p *Policy) AssertionHeader() string { return http.CanonicalHeaderKey(p.prefix + "Assertion") }
 
-// Claims reports whether the policy sets or removes a header of that name.
+// Claims reports whether the policy sets a header of that name, or was told to
+// strip it.
 func (p *Policy) Claims(name string) bool {
 	var buf [maxFold]byte
-	return p.removes(auth.AppendFolded(buf[:0], name))
+	return p.ownName(auth.AppendFolded(buf[:0], name))
 }
 
 const maxFold = 96

@@ -19,7 +19,7 @@ func TestSafeReturn(t *testing.T) {
 	for _, bad := range []string{
 		"", "a", "//evil.example", "///evil.example", "/\\evil.example", "\\/evil.example", "https://evil.example", "https:evil.example", "javascript:alert(1)", "/\tevil.example", "/\n/evil.example",
 		"/%09/evil.example", "/%2f/evil.example", "/%2F%2Fevil.example", "/%5cevil.example", "/%255cevil.example", "/%25255cevil", "/%252f%252fevil.example", "/a//b", "/a/../b", "/..//evil.example", "/./", "/%2e%2e/evil",
-		"/a#b", "/a\x00", "/a%00", "/a%0d%0aSet-Cookie:x", "/ a", "/a\u2028", "/\u3000/evil", "/\uff0fevil.example", "/%ef%bc%8fevil.example", "/%E3%80%82", "/%zz", "/%", "?x=//y", "#x", "/%c0%afevil", "/%a0",
+		"/a#b", "/a\x00", "/a%00", "/a%0d%0aSet-Cookie:x", "/ a", "/a\u2028", "/\u3000/evil", "/\uff0fevil.example", "/%ef%bc%8fevil.example", "/%E3%80%82", "/%zz", "/%", "?x=//y", "#x", "/%c0%afevil", "/%a0", "/%2561dmin", "/admin%20", "/ªdmin",
 		"/" + strings.Repeat("a", maxReturn),
 	} {
 		if SafeReturn(bad) {

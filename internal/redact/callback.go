@@ -1,7 +1,6 @@
 package redact
 
 import (
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -22,9 +21,6 @@ func (m *Masker) AddCallback(path string) {
 	}
 }
 
-// codes are the values of code in a query, which JSON may have written.
-var codes = regexp.MustCompile(`((?:^|[&;]|\\u0026)code=)[^&;#\s"'\\]*`)
-
 // maskCodes masks the codes behind the paths of callbacks.
 func (m *Masker) maskCodes(s string) string {
 	all := m.callbacks.Load()
@@ -33,8 +29,34 @@ func (m *Masker) maskCodes(s string) string {
 	}
 	for _, mark := range *all {
 		if before, query, found := strings.Cut(s, mark); found {
-			s = before + mark + codes.ReplaceAllString(query, "${1}"+Mark)
+			s = before + mark + maskCodeValues(query)
 		}
 	}
 	return s
+}
+
+// maskCodeValues masks the values of code in a query, which JSON may have written.
+func maskCodeValues(query string) string {
+	const name = "code="
+	var out strings.Builder
+	rest := query
+	for {
+		i := strings.Index(rest, name)
+		if i < 0 {
+			break
+		}
+		begins := i == 0 && out.Len() == 0 || i > 0 && (rest[i-1] == '&' || rest[i-1] == ';') || strings.HasSuffix(rest[:i], `\u0026`)
+		out.WriteString(rest[:i+len(name)])
+		rest = rest[i+len(name):]
+		if begins {
+			out.WriteString(Mark)
+			if end := strings.IndexAny(rest, "&;# \t\r\n\v\f\"'\\"); end >= 0 {
+				rest = rest[end:]
+			} else {
+				rest = ""
+			}
+		}
+	}
+	out.WriteString(rest)
+	return out.String()
 }

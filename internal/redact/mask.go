@@ -98,13 +98,46 @@ func (m *Masker) String(s string) string {
 	return m.closely(s)
 }
 
-// exact masks secrets that are known to the letter.
+// inPieces masks a text that is too long to be looked at closely at once, as a
+// stack trace is: line by line, or word by word. One without lines and words, or
+// of enormous length, goes as a whole.
+func (m *Masker) inPieces(s string) string {
+	const most = 64 << 10
+	if len(s) > most {
+		return Mark
+	}
+	var out strings.Builder
+	for s != "" {
+		piece := s
+		if len(s) > mostClose {
+			end := strings.LastIndexByte(s[:mostClose], '\n')
+			if end <= 0 {
+				end = strings.LastIndexAny(s[:mostClose], blanks)
+			}
+			if end <= 0 {
+				return Mark
+			}
+			piece = s[:end]
+		}
+		if s = s[len(piece):]; !m.clean(piece) {
+			piece = m.closely(piece)
+		}
+		out.WriteString(piece)
+		if s != "" {
+			out.WriteByte(s[0])
+			s = s[1:]
+		}
+	}
+	return out.String()
+}
+
+// exact masks secrets that are known by their text, and codes.
 func (m *Masker) exact(s string) string { return m.maskCodes(m.maskImported(m.maskLiterals(s))) }
 
 // closely masks a text that is not clean.
 func (m *Masker) closely(s string) string {
 	if len(s) > mostClose {
-		return Mark
+		return m.inPieces(s)
 	}
 	if strings.Contains(s, `\u0026`) { // JSON's way to write &
 		s = strings.ReplaceAll(s, `\u0026`, "&")
@@ -119,6 +152,12 @@ func (m *Masker) closely(s string) string {
 // no parameter whose name can be refused, and no run of characters that is
 // long enough for a secret.
 func (m *Masker) clean(s string) bool {
+	lookups := mostLookups
+	return m.cleanWithin(s, &lookups)
+}
+
+// cleanWithin is clean for texts in which so many names may be looked up.
+func (m *Masker) cleanWithin(s string, lookups *int) bool {
 	last := &m.known.Load().scanner.last
 	run := 0      // of characters that encode secrets
 	part := 0     // of a JWT's alphabet since its last dot
@@ -139,10 +178,21 @@ func (m *Masker) clean(s string) bool {
 			run++
 			head, part = false, 0
 		case charEquals: // or a colon
-			if i == 0 && c == '=' || i > 0 && last[s[i-1]] && (!isAlnum(s[i-1]) || m.refusesName(wordBefore(s, i))) {
+			if i == 0 && c == '=' {
 				return false
 			}
-			head, run, part = false, 0, 0
+			if i > 0 && last[s[i-1]] {
+				if *lookups--; !isAlnum(s[i-1]) || *lookups < 0 || m.refusesName(wordBefore(s, i)) {
+					return false
+				}
+			}
+			head, part = false, 0
+			if run++; c == ':' || i+1 < len(s) && !isHex(s[i+1]) && s[i+1] != '\r' && s[i+1] != '\n' {
+				run = 0 // else it may be an escape
+			}
+		case charEscape:
+			run++
+			head, part = false, 0
 		case charBreak: // base64 may go on
 			head, part = false, 0
 		case charLook:
@@ -174,7 +224,15 @@ const (
 	charBase64 // of the other base64 alphabet
 	charEquals
 	charLook
-	charBreak // a line's end
+	charBreak  // a line's end
+	charEscape // what may begin or end an escape; see unescape
+)
+
+// mostLookups is how many names in one text are looked up before it counts as one
+// to be looked at closely, blockLookups how many in all headers of a message.
+const (
+	mostLookups  = 32
+	blockLookups = 256
 )
 
 var charKinds = func() (kinds [256]uint8) {
@@ -192,6 +250,8 @@ var charKinds = func() (kinds [256]uint8) {
 			kinds[c] = charLook
 		case c == '\n' || c == '\r':
 			kinds[c] = charBreak
+		case c == '\\' || c == '&' || c == '#' || c == ';' || c >= 0x80:
+			kinds[c] = charEscape
 		}
 	}
 	return kinds

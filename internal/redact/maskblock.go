@@ -3,19 +3,20 @@ package redact
 import "slices"
 
 // mostClose is how much of one text, and of all headers of one message together,
-// is looked at closely, in bytes. A client chooses what is logged: what is longer,
-// and not plainly harmless, is masked as a whole, so that no header block costs
-// much more than a harmless one.
-const mostClose = 4 << 10
+// is looked at closely, in bytes. A client chooses what is logged, so the headers
+// beyond it that are not plainly harmless are masked as a whole.
+const mostClose = 2 << 10
 
 // Block masks the headers of one message. It is not safe for concurrent use.
 type Block struct {
 	m    *Masker
 	left int // bytes that may still be looked at closely
+
+	lookups int // names that may still be looked up
 }
 
 // Block begins with the headers of a message.
-func (m *Masker) Block() Block { return Block{m, mostClose} }
+func (m *Masker) Block() Block { return Block{m, mostClose, blockLookups} }
 
 // Header returns what may be logged of a header field alone; see Block.
 func (m *Masker) Header(name string, values []string) (safeName string, safe []string, changed bool) {
@@ -35,7 +36,7 @@ func (b *Block) Header(name string, values []string) (safeName string, safe []st
 	} else {
 		safe, changed = b.values(values)
 	}
-	if !plain && !b.m.clean(name) && (!b.close(name) || hidesCredential(name)) {
+	if !plain && !b.m.cleanWithin(name, &b.lookups) && (!b.close(name) || hidesCredential(name)) {
 		name, changed = Mark, true
 	}
 	return name, safe, changed
@@ -46,7 +47,7 @@ func (b *Block) values(values []string) (safe []string, changed bool) {
 	safe = values
 	for i, v := range values {
 		masked := b.m.exact(v)
-		if !b.m.clean(masked) {
+		if !b.m.cleanWithin(masked, &b.lookups) {
 			if b.close(masked) {
 				masked = b.m.closely(masked)
 			} else {

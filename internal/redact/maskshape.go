@@ -46,7 +46,13 @@ func hidesCredential(s string) bool {
 	if len(s) < shortestCredential {
 		return false
 	}
-	return readings(s, secretShape) || holdsJWT(s)
+	return readings(s, secretShape, secretRun) || holdsJWT(s)
+}
+
+// secretRun is secretShape for a reading in which other characters became
+// underscores.
+func secretRun(b []byte) bool {
+	return longRun(b, classBase62, auth.KeyTailLen, func(run []byte) bool { return random(run) })
 }
 
 func secretShape(b []byte) bool {

@@ -10,8 +10,8 @@ import (
 
 // The scan and the mask look at the same readings of a text, so that what one
 // refuses in a URL the other does not print: the text percent-decoded, as it is,
-// with whatever stands for an underscore made one, and what is in it in base64
-// or in hex.
+// with other escapes undone and whatever stands for an underscore made one, and
+// what is in it in base64 or in hex.
 
 // shortestEncoded is less than the length of any key in base64.
 const shortestEncoded = (auth.KeyTailLen + 4) / 3 * 4
@@ -45,61 +45,126 @@ func longRuns[T string | []byte](b T) bool {
 	return false
 }
 
-// separators are what is read as an underscore, beside the underscore and the
-// hyphen: quoted-printable, entities of HTML, escapes of JSON, overlong UTF-8 and
-// Unicode's compatibility forms.
-var separators = [][]byte{
-	[]byte("=5F"), []byte("=5f"), []byte("&lowbar;"), []byte("&UnderBar;"), []byte("&#95;"), []byte("&#x5f;"), []byte("&#x5F;"), []byte("&#X5F;"), []byte("&#X5f;"),
-	[]byte(`\u005f`), []byte(`\u005F`), []byte(`\x5f`), []byte(`\x5F`),
-	{0xc1, 0x9f},
-	{0xe0, 0x81, 0x9f},
-	[]byte("\uff3f"), []byte("\ufe33"), []byte("\ufe34"), []byte("\ufe4d"), []byte("\ufe4e"), []byte("\ufe4f"),
+// underscores are what is read as one, beside the underscore and the hyphen:
+// entities of HTML, UTF-7, and Unicode's compatibility forms.
+var underscores = []string{"&lowbar;", "&UnderBar;", "+AF8-", "\ufe33", "\ufe34", "\ufe4d", "\ufe4e", "\ufe4f"}
+
+// dropped are what many readers drop: soft line breaks of quoted-printable, and
+// characters without width.
+var dropped = []string{"=\r\n", "=\n", "\u00ad", "\u200b", "\u200c", "\u200d", "\u2060", "\ufeff"}
+
+// escapeAt is what the text at the beginning of b is read as, if that is something
+// else: n bytes of it are one byte c, or nothing. n is 0 if it is not.
+func escapeAt(b []byte) (c byte, is bool, n int) {
+	switch b[0] {
+	case '=', '+', '&', '\\':
+	default:
+		if b[0] < 0x80 {
+			return 0, false, 0
+		}
+	}
+	for _, u := range underscores {
+		if len(b) >= len(u) && string(b[:len(u)]) == u {
+			return '_', true, len(u)
+		}
+	}
+	for _, d := range dropped {
+		if len(b) >= len(d) && string(b[:len(d)]) == d {
+			return 0, false, len(d)
+		}
+	}
+	switch {
+	case b[0] == '=' && len(b) >= 3: // quoted-printable (RFC 2045, 6.7)
+		return numberAt(b[1:3], 16, 3)
+	case b[0] == '\\' && len(b) >= 4 && b[1] == 'x':
+		return numberAt(b[2:4], 16, 4)
+	case b[0] == '\\' && len(b) >= 6 && b[1]|0x20 == 'u' && b[2] == '0' && b[3] == '0':
+		return numberAt(b[4:6], 16, 6)
+	case b[0] == '\\' && len(b) >= 4:
+		return numberAt(b[1:4], 8, 4)
+	case b[0] == '&' && len(b) >= 4 && b[1] == '#':
+		return entityAt(b)
+	case b[0]&0xfe == 0xc0 && len(b) >= 2 && b[1]&0xc0 == 0x80: // overlong UTF-8
+		return b[0]<<6 | b[1]&0x3f, true, 2
+	case b[0] == 0xe0 && len(b) >= 3 && b[1]&0xfe == 0x80 && b[2]&0xc0 == 0x80:
+		return b[1]<<6 | b[2]&0x3f, true, 3
+	case b[0] == 0xef && len(b) >= 3 && b[1] == 0xbc && b[2] >= 0x81 && b[2] <= 0xbf: // full width
+		return b[2] - 0x60, true, 3
+	case b[0] == 0xef && len(b) >= 3 && b[1] == 0xbd && b[2] >= 0x80 && b[2] <= 0x9e:
+		return b[2] - 0x20, true, 3
+	}
+	return 0, false, 0
 }
 
-// separatorStarts are the bytes that separators begin with.
-var separatorStarts = func() (t [256]bool) {
-	for _, s := range separators {
-		t[s[0]] = true
-	}
-	return t
-}()
-
-// foldSeparators returns b with underscores for all that stands for one, and
-// whether there was any.
-func foldSeparators(b []byte) (folded []byte, any bool) {
-	first := bytes.IndexFunc(b, func(r rune) bool { return r == '-' || r >= 0x80 || separatorStarts[byte(r)] })
-	if first < 0 {
-		return nil, false
-	}
-	folded = append(make([]byte, 0, len(b)), b[:first]...)
-	for i := first; i < len(b); {
-		n := separatorAt(b[i:])
-		if n == 0 {
-			folded = append(folded, b[i])
-			i++
-			continue
+// numberAt reads digits as one character of ASCII.
+func numberAt(digits []byte, base, length int) (c byte, is bool, n int) {
+	v := 0
+	for _, d := range digits {
+		if !isHex(d) || int(unhex(d)) >= base {
+			return 0, false, 0
 		}
-		folded, any = append(folded, '_'), true
+		v = v*base + int(unhex(d))
+	}
+	if v == 0 || v >= 0x80 {
+		return 0, false, 0
+	}
+	return byte(v), true, length
+}
+
+// entityAt reads a numeric entity of HTML.
+func entityAt(b []byte) (c byte, is bool, n int) {
+	const longest = 10
+	end := bytes.IndexByte(b[:min(len(b), longest)], ';')
+	if end < 3 {
+		return 0, false, 0
+	}
+	if b[2]|0x20 == 'x' {
+		return numberAt(b[3:end], 16, end+1)
+	}
+	return numberAt(b[2:end], 10, end+1)
+}
+
+// unescape returns b with escapes undone and underscores for hyphens, and whether
+// there were any.
+func unescape(b []byte) (out []byte, any bool) {
+	for i := 0; i < len(b); {
+		c, is, n := byte('_'), true, 1
+		if b[i] != '-' {
+			if c, is, n = escapeAt(b[i:]); n == 0 {
+				if any {
+					out = append(out, b[i])
+				}
+				i++
+				continue
+			}
+		}
+		if !any {
+			out, any = append(make([]byte, 0, len(b)), b[:i]...), true
+		}
+		if is {
+			out = append(out, c)
+		}
 		i += n
 	}
-	return folded, any
+	return out, any
 }
 
-// separatorAt is the length of the separator that b begins with; 0: it begins
-// with none.
-func separatorAt(b []byte) int {
-	if b[0] == '-' {
-		return 1
+// escapes reports whether a text has something that unescape undoes, other than
+// hyphens, which part no run.
+func escapes[T string | []byte](s T) bool {
+	if len(s) < auth.KeyTailLen {
+		return false
 	}
-	if !separatorStarts[b[0]] {
-		return 0
-	}
-	for _, s := range separators {
-		if bytes.HasPrefix(b, s) {
-			return len(s)
+	for i := range len(s) - 1 {
+		switch c := s[i]; {
+		case c >= 0xc0:
+			return true
+		case c == '=' && (s[i+1] >= '3' && s[i+1] <= '7' && i+2 < len(s) && isHex(s[i+2]) || s[i+1] == '\n' || s[i+1] == '\r'), c == '\\' && (s[i+1]|0x20 == 'x' || s[i+1]|0x20 == 'u' || s[i+1] >= '0' && s[i+1] <= '7'),
+			c == '&' && (s[i+1] == '#' || s[i+1]|0x20 == 'l' || s[i+1]|0x20 == 'u'), c == '+' && s[i+1] == 'A':
+			return true
 		}
 	}
-	return 0
+	return false
 }
 
 // encodedRuns calls look with every decoding of the runs of base64 and hex digits
@@ -214,29 +279,35 @@ func decodeBase64(dst, run []byte) (n int) {
 // worthReading reports whether any reading of s can hold a key. It does not
 // allocate for texts of usual length.
 func worthReading(s string) bool {
+	if longRuns(s) || escapes(s) {
+		return true
+	}
 	if strings.IndexByte(s, '%') < 0 {
-		return longRuns(s)
+		return false
 	}
 	var buf [512]byte
-	return longRuns(decode(buf[:0], s)) || longRuns(s)
+	b := decode(buf[:0], s)
+	return longRuns(b) || escapes(b)
 }
 
-// readings calls look with every reading of s, until it returns true.
-func readings(s string, look func(b []byte) bool) bool {
+// readings calls look with the text itself, decoded and as it is, and with what is
+// in it in base64 and hex, and unescaped with it unescaped, until one returns true.
+func readings(s string, look, unescaped func(b []byte) bool) bool {
 	if !worthReading(s) {
 		return false
 	}
 	b := decode(make([]byte, 0, len(s)), s)
-	if look(b) || len(b) != len(s) && look([]byte(s)) { // decoding may eat a prefix: %ac_live_…
-		return true
+	texts := [][]byte{b}
+	if len(b) != len(s) {
+		texts = append(texts, []byte(s)) // decoding may eat a prefix: %ac_live_…
 	}
-	return encodedReadings(b, look)
-}
-
-// encodedReadings are those of a decoded text beyond the text itself.
-func encodedReadings(b []byte, look func(b []byte) bool) bool {
-	if folded, any := foldSeparators(b); any && look(folded) {
-		return true
+	for _, text := range texts {
+		if look(text) {
+			return true
+		}
+		if plain, any := unescape(text); any && longRuns(plain) && unescaped(plain) {
+			return true
+		}
 	}
 	return encodedRuns(b, look)
 }

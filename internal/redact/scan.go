@@ -310,19 +310,22 @@ func (s *Scanner) allowed(whole []byte, path string) bool {
 // collectKeys returns the key-shaped texts of a target, each once.
 func collectKeys(target string, prefixes []string) []string {
 	var keys []string
-	readings(target, func(b []byte) bool {
-		for len(keys) < maxKeys {
-			start, end, ok := findKey(b, prefixes)
-			if !ok {
-				break
+	collect := func(find func([]byte, []string) (int, int, bool)) func(b []byte) bool {
+		return func(b []byte) bool {
+			for len(keys) < maxKeys {
+				start, end, ok := find(b, prefixes)
+				if !ok {
+					break
+				}
+				if k := string(b[start:end]); !slices.Contains(keys, k) {
+					keys = append(keys, k)
+				}
+				b = b[end:]
 			}
-			if k := string(b[start:end]); !slices.Contains(keys, k) {
-				keys = append(keys, k)
-			}
-			b = b[end:]
+			return len(keys) >= maxKeys
 		}
-		return len(keys) >= maxKeys
-	})
+	}
+	readings(target, collect(findKey), collect(findKeyAlone))
 	return keys
 }
 

@@ -130,5 +130,23 @@ func isJOSEHeader(part []byte, headers *int) bool {
 // HasKey reports whether s contains a text shaped like a key with one of the
 // prefixes, in any of its readings.
 func HasKey(s string, prefixes []string) bool {
-	return readings(s, func(b []byte) bool { _, _, ok := findKey(b, prefixes); return ok })
+	return readings(s, func(b []byte) bool { _, _, ok := findKey(b, prefixes); return ok }, func(b []byte) bool { _, _, ok := findKeyAlone(b, prefixes); return ok })
+}
+
+// findKeyAlone is findKey for a reading in which other characters became
+// underscores: there the tail is no number in hex, as in a file's name with a
+// digest.
+func findKeyAlone(b []byte, prefixes []string) (start, end int, ok bool) {
+	for at := 0; ; {
+		start, end, ok = findKey(b[at:], prefixes)
+		if !ok {
+			return 0, 0, false
+		}
+		start, end = at+start, at+end
+		tail := bytes.LastIndexByte(b[start:end], '_') + 1 + start
+		if random(b[tail:end]) {
+			return start, end, true
+		}
+		at = end
+	}
 }

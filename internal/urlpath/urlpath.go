@@ -19,7 +19,7 @@ type Reading uint8
 // Readings of a path.
 const (
 	One        Reading = iota
-	Slash              // a plain %2f or %3b, or a harmless escape within an escape: it passes, but is never public
+	Slash              // a plain %2f, %3b, %3f or %23, a harmless escape within an escape, or a character that folds to a question mark and the like: it passes, but is never public
 	Parameters         // a semicolon: some take what follows it off
 	Ambiguous          // others may see another path
 )
@@ -32,16 +32,15 @@ const mostDecodings = 8
 // in any encoding and with blanks round them, empty segments, backslashes,
 // control bytes, invalid escapes, escapes within escapes that hide a printable
 // character, invalid UTF-8, characters that Unicode's compatibility forms (NFKC)
-// turn into a separator or a segment into ASCII, and blanks at a segment's end.
+// turn into a dot, a slash or a backslash, or a segment into ASCII, and blanks at a
+// segment's end.
 func Read(path string) Reading {
 	if plain(path) {
 		return One
 	}
 	reading := readRaw(path)
 	for depth := 0; reading < Ambiguous; depth++ {
-		if ambiguousSegments(path) {
-			return Ambiguous
-		}
+		reading = max(reading, readSegments(path))
 		next := Decode(path)
 		if next == path {
 			return reading
@@ -98,7 +97,7 @@ func readRaw(path string) Reading {
 			if !ok || b == '\\' || b < 0x20 || b == 0x7f {
 				return Ambiguous
 			}
-			if b == '/' || b == ';' {
+			if b == '/' || b == ';' || b == '?' || b == '#' {
 				reading = max(reading, Slash)
 			}
 			i += 2
@@ -127,48 +126,80 @@ func readNested(path string) Reading {
 	return reading
 }
 
-// ambiguousSegments reports whether a segment of a path, decoded so far, can be
-// taken for another.
-func ambiguousSegments(path string) bool {
+// readSegments looks at the segments of a path, decoded so far.
+func readSegments(path string) Reading {
+	reading := One
 	start := 0
-	for i := 0; i <= len(path); i++ {
+	for i := 0; i <= len(path) && reading < Ambiguous; i++ {
 		if i < len(path) && path[i] != '/' && path[i] != '\\' {
 			continue
 		}
-		if ambiguousSegment(path[start:i]) {
+		reading = max(reading, readSegment(path[start:i]))
+		start = i + 1
+	}
+	return reading
+}
+
+func readSegment(seg string) Reading {
+	if seg == "" {
+		return One
+	}
+	if before, _, parameters := strings.Cut(seg, ";"); parameters && Dots(before) {
+		return Ambiguous
+	}
+	if isASCII(seg) {
+		if isBlank(rune(seg[len(seg)-1])) || Dots(seg) {
+			return Ambiguous
+		}
+		return One
+	}
+	return readUnicode(seg)
+}
+
+// readUnicode looks at a segment beyond ASCII.
+func readUnicode(seg string) Reading {
+	spelled := false // a character folds to one of ASCII
+	for _, r := range seg {
+		if r < 0x80 {
+			continue
+		}
+		if alike(r) { // also what is no UTF-8
+			return Ambiguous
+		}
+		spelled = spelled || foldsToASCII(r)
+	}
+	folded := norm.NFKC.String(seg)
+	if last, _ := utf8.DecodeLastRuneInString(folded); isBlank(last) || Dots(folded) || more(folded, seg, `./\`) {
+		return Ambiguous
+	}
+	if plain := strings.Map(visible, folded); isASCII(plain) && (spelled || len(plain) != len(folded)) {
+		return Ambiguous
+	}
+	if more(folded, seg, "%;?#") {
+		return Slash
+	}
+	return One
+}
+
+// more reports whether a folded text has more of some characters than it had.
+func more(folded, was, of string) bool {
+	for i := range len(of) {
+		if strings.Count(folded, of[i:i+1]) > strings.Count(was, of[i:i+1]) {
 			return true
 		}
-		start = i + 1
 	}
 	return false
 }
 
-func ambiguousSegment(seg string) bool {
-	if seg == "" {
-		return false
-	}
-	if before, _, parameters := strings.Cut(seg, ";"); parameters && Dots(before) {
-		return true
-	}
-	if isASCII(seg) {
-		return isBlank(rune(seg[len(seg)-1])) || Dots(seg)
-	}
-	if !utf8.ValidString(seg) {
-		return true
-	}
-	for _, r := range seg {
-		if r >= 0x80 && alike(r) {
+// foldsToASCII reports whether a character's compatibility form has something of
+// ASCII that is no blank.
+func foldsToASCII(r rune) bool {
+	for _, f := range norm.NFKC.String(string(r)) {
+		if f < 0x80 && f != ' ' {
 			return true
 		}
 	}
-	folded := norm.NFKC.String(seg)
-	for _, c := range []string{".", "/", `\`, "%", ";", "?", "#"} {
-		if strings.Count(folded, c) != strings.Count(seg, c) {
-			return true
-		}
-	}
-	last, _ := utf8.DecodeLastRuneInString(folded)
-	return isBlank(last) || Dots(folded) || isASCII(strings.Map(visible, folded))
+	return false
 }
 
 // alike reports whether a character can be taken for a separator or an end of

@@ -90,6 +90,28 @@ func (s *Sources) Take(h http.Header, prefixes []string, keep bool) Presented {
 	return p
 }
 
+// TakeOurs removes from h what has the form of a credential of ours, where it is
+// not known whether the request is to a site that reads it: keys and tokens of
+// this gateway in the headers that carry them.
+func (s *Sources) TakeOurs(h http.Header, prefixes []string, imported *auth.Imported) {
+	ours := func(v string) bool {
+		return hidesKey(v, prefixes) || imported.Len() > 0 && redact.ScanImported(v, imported).What != redact.Nothing
+	}
+	for _, name := range s.keyHeaders {
+		if slices.ContainsFunc(h[name], ours) {
+			delete(h, name)
+		}
+	}
+	if s.bearer && slices.ContainsFunc(h[authorization], ours) {
+		delete(h, authorization)
+	}
+}
+
+// Same reports whether two sources are the same headers.
+func (s *Sources) Same(o *Sources) bool {
+	return s.bearer == o.bearer && slices.Equal(s.keyHeaders, o.keyHeaders)
+}
+
 // Aliases are the folded names of the key headers. Callers must not change it.
 func (s *Sources) Aliases() map[string]bool { return s.folded }
 

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -415,6 +416,9 @@ func TestWebsocketUpgrade(t *testing.T) {
 	}
 }
 
+// parameters are what some servers take off a path's segments.
+var parameters = regexp.MustCompile(`;[^/]*`)
+
 // TestPlaceholdersStayWhereTheyArePut: a value of an identity does not climb out
 // of the path that a site puts it into, however it is written.
 func TestPlaceholdersStayWhereTheyArePut(t *testing.T) {
@@ -425,7 +429,7 @@ func TestPlaceholdersStayWhereTheyArePut(t *testing.T) {
 		request_header X-Raw "{http.auth.user.raw.meta.p}"
 		request_header X-Scopes "{http.auth.user.scopes}"`})
 	for _, value := range []string{
-		"../../admin", "..", ".", `..\..\admin`, "..%2f..%2fadmin", "%2e%2e/%2e%2e/admin", "/admin", "a/../../../admin", "x?admin=1", "x#y", "{env.HOME}", "．．/．．/admin", ".. /admin", "a..b", "group/project",
+		"../../admin", "..", ".", `..\..\admin`, "..%2f..%2fadmin", "%2e%2e/%2e%2e/admin", "/admin", "a/../../../admin", "x?admin=1", "x#y", "{env.HOME}", "．．/．．/admin", ".. /admin", "..;", "..;a=b", "../..;x/admin", "．．／．．／admin", "..；x", "a..b", "group/project",
 	} {
 		key := g.key(manage.KeySpec{Meta: map[string]string{"p": value}, Scopes: []string{"a", "b"}})
 		s := g.ok(g.get("/p/1", "X-API-Key: "+key.Text.Reveal()))
@@ -435,7 +439,7 @@ func TestPlaceholdersStayWhereTheyArePut(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, read := range []string{target, decoded, norm.NFKC.String(decoded)} {
-			if cleaned := path.Clean(strings.ReplaceAll(read, `\`, "/")); !strings.HasPrefix(cleaned, "/t/") {
+			if cleaned := path.Clean(parameters.ReplaceAllString(strings.ReplaceAll(read, `\`, "/"), "")); !strings.HasPrefix(cleaned, "/t/") {
 				t.Errorf("%q: the upstream was asked for %s, which is %s", value, s.Target, cleaned)
 			}
 		}
