@@ -176,17 +176,21 @@ func (c *LoginConfig) checkPaths() (errs []error) {
 	return errs
 }
 
-// judgement is what a session under this configuration hangs on. Names that raw
-// subjects may not begin with are left out: others' logins and issuers come and go.
+// judgement is what a session under this configuration hangs on. The scopes that
+// are asked for count where they become the session's; other parameters of the
+// request, and names that raw subjects may not begin with, don't.
 func (c *LoginConfig) judgement(claims verifier.ClaimRules) login.Judgement {
-	claims.Reserved = nil
-	claims.SubjectClaim, claims.Environment = cmp.Or(claims.SubjectClaim, "sub"), cmp.Or(claims.Environment, auth.EnvironmentLive)
-	claims.MetaClaims = slices.Sorted(slices.Values(claims.MetaClaims))
-	claims.Required = slices.Clone(claims.Required)
-	for i := range claims.Required {
-		claims.Required[i].Values = slices.Sorted(slices.Values(claims.Required[i].Values))
+	j := login.Judgement{
+		Issuer: c.Issuer, ClientID: c.ClientID, Algorithms: c.Algorithms, Subject: cmp.Or(claims.SubjectClaim, "sub"), Raw: claims.RawSubject, ScopeClaim: claims.ScopeClaim,
+		Env: cmp.Or(claims.Environment, auth.EnvironmentLive), Meta: claims.MetaClaims,
 	}
-	return login.Judgement{Issuer: c.Issuer, ClientID: c.ClientID, Algorithms: c.Algorithms, Claims: claims}
+	if claims.ScopeClaim == "" {
+		j.Scopes = c.Scopes
+	}
+	for _, rule := range claims.Required {
+		j.Required = append(j.Required, login.ClaimRule{Claim: rule.Name, Values: rule.Values})
+	}
+	return j
 }
 
 // pathOf is the path of a place that may be a whole URL.

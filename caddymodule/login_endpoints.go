@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -67,6 +66,7 @@ func (l *LoginHandler) serveEndpoint(w http.ResponseWriter, r *http.Request, ans
 	if !strings.Contains(", "+answer.methods+",", ", "+r.Method+",") {
 		w.Header().Set("Allow", answer.methods)
 		closeUnread(w, r)
+		boundAnswer(w, r)
 		w.WriteHeader(http.StatusMethodNotAllowed)
 		return nil
 	}
@@ -196,14 +196,17 @@ func (s *signIn) finish(h *Handler, w http.ResponseWriter, r *http.Request, cook
 	return redirectTo(w, in.Return, http.StatusSeeOther) // RFC 9700, 4.12
 }
 
-// sender is whose codes these are: a browser's that signed in here before, which
-// its cookie proves also after the session's end, or an address's.
+// sender is who sent the browser's answer here.
 func (s *signIn) sender(h *Handler, r *http.Request, cookies []login.Cookie) login.Sender {
-	text, n := login.Session(cookies, s.name)
-	if m := s.rt.verifier.Minter(); n == 1 && m != nil && m.CheckTagged(text) {
-		return login.KnownSender(auth.SessionFingerprint(s.name, text))
+	by := login.ClaimedSender(clientIP(r))
+	if address := h.addresses.ofSender(r); address.IsValid() {
+		by = login.AddressSender(address)
 	}
-	return login.AddressSender(h.addresses.ofSender(r))
+	text, n := login.Session(cookies, s.name)
+	if m := s.rt.verifier.Minter(); n == 1 && m != nil && login.MayBeSession(text) && m.CheckTagged(text) {
+		by = by.SignedInBefore(auth.SessionFingerprint(s.name, text))
+	}
+	return by
 }
 
 // open writes a new session, with an id that nobody knew before, and ends the one
@@ -219,7 +222,7 @@ func (s *signIn) open(r *http.Request, in *login.SignedIn, cookies []login.Cooki
 	if err != nil {
 		return "", err
 	}
-	text = minter.Tagged(rand.Text() + rand.Text()) // 260 random bits
+	text = minter.Tagged(login.NewSession())
 	in.Session.Fingerprint = auth.SessionFingerprint(s.name, text)
 	if err := db.InsertSession(r.Context(), ring, in.Session, in.Began, tokens, time.Duration(s.Idle), time.Duration(s.Lifetime)); err != nil {
 		if !errors.Is(err, auth.ErrConflict) {
@@ -323,7 +326,7 @@ func (s *signIn) logOut(r *http.Request, fp auth.Fingerprint) (hint string, err 
 		return "", err
 	}
 	if kept, err := s.keeper.Tokens(r.Context(), l.Session.ID); err == nil {
-		hint = s.client.IDTokenOf(kept.Plain)
+		hint = s.client.IDTokenOf(kept)
 	}
 	n, err := s.rt.endSessions(r.Context(), l.Session.Subject, store.SessionFilter{Fingerprint: fp}, "logout")
 	if err != nil {
@@ -351,6 +354,7 @@ func (s *signIn) serveBackChannel(h *Handler, w http.ResponseWriter, r *http.Req
 			w.Header().Set("Retry-After", "1")
 		}
 		w.Header().Set("Content-Type", "application/json")
+		boundAnswer(w, r)
 		w.WriteHeader(status)
 		_, _ = io.WriteString(w, `{"error":"`+code+`"}`) // the provider may be gone
 		return nil

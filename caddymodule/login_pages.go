@@ -138,6 +138,7 @@ func (s *signIn) showInstance(w http.ResponseWriter, r *http.Request, name strin
 	body := s.page(name, back, instance)
 	pageHeaders(w.Header())
 	closeUnread(w, r)
+	boundAnswer(w, r)
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(body) // the person may be gone

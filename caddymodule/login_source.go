@@ -187,7 +187,7 @@ func (s *loginSource) endTokens(ctx context.Context) {
 	tick := time.NewTicker(endEvery)
 	defer tick.Stop()
 	s.rt.awaitOpen(ctx)
-	for {
+	for s.waitInForce(ctx) {
 		if !s.settled {
 			s.settled = s.endReconfigured(ctx)
 		}
@@ -203,19 +203,62 @@ func (s *loginSource) endTokens(ctx context.Context) {
 	}
 }
 
-// reconfigured is why a session ends whose person another configuration judged.
-const reconfigured = "the configuration of its login has changed"
+// inForceEvery is how often a login looks whether its configuration is in force.
+const inForceEvery = 100 * time.Millisecond
+
+// waitInForce waits until the configuration that this login is of is the one that
+// runs: a load may still fail, and one that does must end nobody's session. It
+// reports false if ctx ends first.
+func (s *loginSource) waitInForce(ctx context.Context) bool {
+	for !s.settled && !s.inForce() {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(inForceEvery):
+		}
+	}
+	return ctx.Err() == nil
+}
+
+func (s *loginSource) inForce() bool {
+	app, err := caddy.ActiveContext().AppIfConfigured("auth")
+	a, ok := app.(*App)
+	if err != nil || !ok || a.signIns == nil {
+		return false
+	}
+	one := a.signIns.byName[s.name]
+	return one != nil && one.loginSource == s
+}
+
+const (
+	// reconfigured is why a session ends whose person another configuration judged.
+	reconfigured = "the configuration of its login has changed"
+	// judgementKnown is how long it is remembered that a configuration was in force.
+	judgementKnown = 10 * 365 * 24 * time.Hour
+)
 
 // endReconfigured ends the sessions that another configuration of this login
-// judged, once for each configuration that begins here: a gateway that still has
-// the other one goes on making some, and two must not end each other's for ever.
-// It reports whether it could.
+// judged, when this one is in force for the first time in the life of the store. A
+// gateway that still has the other one goes on making some, and may be restarted:
+// two must not end each other's. It reports whether that is done.
 func (s *loginSource) endReconfigured(ctx context.Context) bool {
+	db, err := s.rt.openDB()
+	if err != nil {
+		return false
+	}
+	known, hash := "login judged by:"+s.name, []byte(s.judgedBy)
+	if seen, err := db.Used(ctx, known, hash); err != nil || seen {
+		return err == nil
+	}
 	n, err := s.rt.endSessions(ctx, "gateway", store.SessionFilter{Login: s.name, NotJudgedBy: s.judgedBy}, reconfigured)
 	if n > 0 {
 		s.log().Warn("sessions have ended, because another configuration of this login judged who signed in: people sign in anew", zap.Int("sessions", n))
 	}
-	return err == nil
+	if err != nil {
+		return false
+	}
+	err = s.rt.useOnce(ctx, known, hash, time.Now().Add(judgementKnown))
+	return err == nil || errors.Is(err, auth.ErrConflict)
 }
 
 func (s *loginSource) endTokensOnce(ctx context.Context) error {
@@ -292,7 +335,7 @@ func (k sessionKeeper) Tokens(ctx context.Context, id string) (login.Kept, error
 		return login.Kept{}, err
 	}
 	t, err := db.SessionTokens(ctx, ring, id)
-	return login.Kept{Plain: t.Plain, Version: t.Version, Ended: t.Ended}, err
+	return login.Kept{Plain: t.Plain, Version: t.Version, Ended: t.Ended, Authority: t.Authority}, err
 }
 
 // Lease implements login.Keeper.

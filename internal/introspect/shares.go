@@ -15,8 +15,8 @@ const (
 // shares says who may have the server asked: at most rate questions in any second
 // and MaxInFlight at a time. Nobody has all of it for tokens that were not active
 // lately, which anybody can make up: a quarter is kept for those that were, and
-// one address has an equal part of the rest while others ask, a quarter of all at
-// least, and never everything. It is safe for concurrent use.
+// one address has an equal part of the rest while others ask, and never everything.
+// It is safe for concurrent use.
 type shares struct {
 	rate int
 
@@ -72,11 +72,11 @@ func (u *usage) room(q question, most int, reserved, contended bool) bool {
 		strange = max(1, most-most/4)
 	}
 	if contended {
-		others := len(u.of)
+		parts := len(u.of) + 1 // one is left for an address that asks next
 		if u.of[q.address] == 0 {
-			others++
+			parts++
 		}
-		one = max(1, most/4, strange/max(2, others))
+		one = max(1, strange/parts)
 	}
 	return u.strange < strange && (!q.address.IsValid() || u.of[q.address] < min(one, strange))
 }

@@ -88,8 +88,15 @@ func TestRevokeTokens(t *testing.T) {
 	if _, err := c.Refresh(t.Context(), others); !errors.Is(err, ErrOver) {
 		t.Error(err)
 	}
-	if text, err := (&Tokens{Version: 1, ID: "id", Authority: "b"}).Encode(); err != nil || c.IDTokenOf(text) != "" {
-		t.Error("another provider's ID token is a hint")
+	for authority, want := range map[string]string{"b": "", "": "id"} {
+		text, err := (&Tokens{Version: 1, ID: "id", Authority: authority}).Encode()
+		if got := c.IDTokenOf(Kept{Plain: text}); err != nil || got != want {
+			t.Errorf("an ID token of %q is the hint %q", authority, got)
+		}
+		// Older gateways don't say whose tokens are; the session does.
+		if got := c.IDTokenOf(Kept{Plain: text, Authority: "b"}); got != "" {
+			t.Errorf("an ID token of %q, of another's session, is the hint %q", authority, got)
+		}
 	}
 }
 
@@ -179,31 +186,44 @@ func TestState(t *testing.T) {
 	}
 }
 
-// TestJudgement: what says the same has one digest, what decides otherwise another.
+// TestJudgement: what says the same has one digest, in every release; what decides
+// otherwise has another.
 func TestJudgement(t *testing.T) {
-	of := func(issuer, client string, algorithms []string, claims any) string {
-		judgedBy, authority, err := Judgement{issuer, client, algorithms, claims}.Digests()
+	base := Judgement{
+		Issuer: "https://a", ClientID: "gw", Algorithms: []string{"RS256", "ES256"}, Scopes: []string{"openid", "profile"}, Subject: "sub", Env: "live", Meta: []string{"email", "groups"},
+		Required: []ClaimRule{{"groups", []string{"a", "b"}}, {"hd", nil}},
+	}
+	of := func(change func(*Judgement)) (judgedBy, authority string) {
+		j := base
+		change(&j)
+		judgedBy, authority, err := j.Digests()
 		if err != nil {
 			t.Fatal(err)
 		}
-		return judgedBy + " " + authority
+		return judgedBy, authority
 	}
-	base := of("https://a", "gw", []string{"RS256", "ES256"}, map[string]string{"sub": "x"})
-	if same := of("https://a", "gw", []string{"ES256", "RS256"}, map[string]string{"sub": "x"}); same != base {
-		t.Error("the order of algorithms counts")
+	judgedBy, authority := of(func(*Judgement) {})
+	if judgedBy != "7d546a0419b1348093fe95f14c7531b3" || authority != "577ac96a4bd627bd7a0c414b23a4611f" {
+		t.Errorf("%s %s: sessions of other releases would end", judgedBy, authority)
 	}
-	seen := map[string]bool{base: true}
-	for _, other := range []string{
-		of("https://b", "gw", []string{"RS256", "ES256"}, map[string]string{"sub": "x"}), of("https://a", "gx", []string{"RS256", "ES256"}, map[string]string{"sub": "x"}),
-		of("https://a", "gw", []string{"RS256"}, map[string]string{"sub": "x"}), of("https://a", "gw", []string{"RS256", "ES256"}, map[string]string{"sub": "y"}),
+	if same, _ := of(func(j *Judgement) {
+		j.Algorithms, j.Scopes, j.Meta = []string{"ES256", "RS256"}, []string{"profile", "openid"}, []string{"groups", "email"}
+		j.Required = []ClaimRule{{"hd", nil}, {"groups", []string{"b", "a"}}}
+	}); same != judgedBy {
+		t.Error("the order of lists counts")
+	}
+	seen := map[string]bool{judgedBy: true}
+	for n, change := range []func(*Judgement){
+		func(j *Judgement) { j.Issuer = "https://b" }, func(j *Judgement) { j.ClientID = "gx" }, func(j *Judgement) { j.Algorithms = j.Algorithms[:1] }, func(j *Judgement) { j.Scopes = nil },
+		func(j *Judgement) { j.Subject = "email" }, func(j *Judgement) { j.Raw = true }, func(j *Judgement) { j.ScopeClaim = "roles" }, func(j *Judgement) { j.Env = "test" },
+		func(j *Judgement) { j.Required = j.Required[:1] }, func(j *Judgement) { j.Required = []ClaimRule{{"groups", []string{"a"}}, {"hd", nil}} }, func(j *Judgement) { j.Meta = nil },
 	} {
+		other, whose := of(change)
 		if seen[other] {
-			t.Error("two configurations have one digest")
+			t.Errorf("change %d has no digest of its own", n)
 		}
-		seen[other] = true
-	}
-	_, a, _ := strings.Cut(base, " ")
-	if _, b, _ := strings.Cut(of("https://a", "gw", nil, nil), " "); a != b {
-		t.Error("rules change the authority")
+		if seen[other] = true; (whose != authority) != (n < 2) {
+			t.Errorf("change %d: another authority %v", n, whose != authority)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package login
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"net/http"
@@ -186,6 +187,17 @@ func Session(cookies []Cookie, login string) (text string, n int) {
 		}
 	}
 	return text, n
+}
+
+// NewSession returns a new text for a session's cookie, of 260 random bits and
+// without a tag.
+func NewSession() string { return rand.Text() + rand.Text() }
+
+// MayBeSession reports whether a text has the form of NewSession with a tag behind
+// it.
+func MayBeSession(text string) bool {
+	name, tag, ok := strings.Cut(text, "-")
+	return ok && tag != "" && len(name) == len(NewSession()) && strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") == ""
 }
 
 // SetCookie is the Set-Cookie line of one of our cookies, kept until the browser

@@ -281,7 +281,7 @@ func (d *Delegate) obtain(ctx context.Context, id, refused string) (t Tokens, ve
 		if err != nil {
 			return t, 0, true, grant.Unavailable("the session's tokens can't be read", err)
 		}
-		t, ok := decodeTokens(kept.Plain)
+		t, ok := kept.tokens()
 		if !ok {
 			return t, 0, true, d.over(ctx, id, "it has none")
 		}

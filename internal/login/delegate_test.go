@@ -42,7 +42,7 @@ func (k *keeper) do(f func()) error {
 }
 
 func (k *keeper) Tokens(context.Context, string) (out Kept, err error) {
-	err = k.do(func() { k.reads++; out = Kept{bytes.Clone(k.plain), k.version, k.ended != ""} })
+	err = k.do(func() { k.reads++; out = Kept{Plain: bytes.Clone(k.plain), Version: k.version, Ended: k.ended != ""} })
 	if err == nil && k.bad != nil {
 		return Kept{Version: out.Version}, k.bad
 	}

@@ -31,7 +31,7 @@ func RevokeEnded(ctx context.Context, client Refresher, keeper Keeper, id string
 	if err != nil || !ours {
 		return false, err
 	}
-	t, ok := decodeTokens(kept.Plain)
+	t, ok := kept.tokens()
 	if ok {
 		ctx, cancel := context.WithTimeout(ctx, leaseTTL-2*time.Second)
 		defer cancel()

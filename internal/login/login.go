@@ -54,14 +54,14 @@ type Client struct {
 	keys     KeySet
 	sealer   func() Sealer // nil: not known now
 	now      func() time.Time
-	slots    *limit.Slots[Sender]
+	slots    *limit.Slots[string] // by turn
 }
 
 // refreshConns is how many connections there are for the tokens of people who are
 // signed in.
 const refreshConns = 64
 
-// New returns a client, which closes e. sealer may return nil while the store
+// New returns a client that asks e, over connections of its own. sealer may return nil while the store
 // can't be read.
 func New(cfg Config, p *Provider, e *grant.Endpoint, keys KeySet, sealer func() Sealer) *Client {
 	if cfg.Attempts == nil {
@@ -69,7 +69,7 @@ func New(cfg Config, p *Provider, e *grant.Endpoint, keys KeySet, sealer func() 
 	}
 	return &Client{
 		cfg: cfg, provider: p, codes: e.Beside(maxRedeeming), tokens: e.Beside(refreshConns), keys: keys, sealer: sealer, now: time.Now,
-		slots: limit.NewSlots[Sender](maxRedeeming, shareRedeeming, waitRedeeming),
+		slots: limit.NewSlots[string](maxRedeeming, shareRedeeming, waitRedeeming),
 	}
 }
 
@@ -249,16 +249,19 @@ func (c *Client) finish(ctx context.Context, by Sender, q url.Values, s *state) 
 	if code == "" {
 		return nil, refusedError("the provider's answer", errToken("it has neither a code nor an error"))
 	}
-	done, failed := c.cfg.Attempts.begin(by, c.now)
-	if failed != nil {
-		return nil, failed
-	}
-	defer func() { done(failed) }()
 	release, failed := c.turn(ctx, by)
 	if failed != nil {
 		return nil, failed
 	}
 	defer release()
+	done, failed := c.cfg.Attempts.begin(by, c.now)
+	if failed != nil {
+		return nil, failed
+	}
+	defer func() { done(failed) }()
+	// Who hangs up is counted like everybody else.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), redeemTime)
+	defer cancel()
 	// Each state is good once, so a code that somebody sends again never reaches
 	// the provider, which would end what it gave for it (RFC 6749, 4.1.2).
 	switch err := c.cfg.Once(ctx, "login", s.hash(), time.UnixMilli(s.At).Add(stateLife+2*leeway)); {

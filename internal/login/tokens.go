@@ -86,6 +86,17 @@ type Kept struct {
 	Plain   []byte // nil: none
 	Version int64
 	Ended   bool // the session has
+	// Authority is whose they are, by the session.
+	Authority string
+}
+
+// tokens opens what was kept. Gateways of older releases wrote tokens that don't
+// say whose they are.
+func (k *Kept) tokens() (t Tokens, ok bool) {
+	if t, ok = decodeTokens(k.Plain); t.Authority == "" {
+		t.Authority = k.Authority
+	}
+	return t, ok
 }
 
 // Keeper keeps the tokens of sessions. Leases are by its own clock.
@@ -191,10 +202,10 @@ func (c *Client) RevokeTokens(ctx context.Context, t Tokens) error {
 // newLessee names one attempt to refresh.
 func newLessee() string { return rand.Text() }
 
-// IDTokenOf returns the ID token among tokens that Encode wrote, or "": also where
+// IDTokenOf returns the ID token among a session's tokens, or "": also where
 // another provider made it.
-func (c *Client) IDTokenOf(plain []byte) string {
-	t, ok := decodeTokens(plain)
+func (c *Client) IDTokenOf(kept Kept) string {
+	t, ok := kept.tokens()
 	if !ok || t.Authority != c.cfg.Authority {
 		return ""
 	}

@@ -180,7 +180,7 @@ type SessionFilter struct {
 	Subject     string
 	Sub         string
 	SID         string
-	Authority   string
+	Authority   string // only its, and those that don't say whose they are
 	NotJudgedBy string // only those that another configuration judged
 	NoSID       bool   // only those of which the provider gave no sid
 	Before      int64  // only those that began before it, in unix milliseconds; 0: all
@@ -213,7 +213,7 @@ func (f *SessionFilter) where() (string, []any) {
 		}
 	}
 	if f.Authority != "" {
-		add("s.authority = ?", f.Authority)
+		add("s.authority IN (?, '')", f.Authority)
 	}
 	if f.NotJudgedBy != "" {
 		add("s.judged_by <> ?", f.NotJudgedBy)

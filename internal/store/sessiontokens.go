@@ -24,6 +24,8 @@ type SessionTokens struct {
 	Plain   []byte // nil: none
 	Version int64  // rises with every change
 	Ended   bool   // the session has
+	// Authority is whose they are; see auth.Session.
+	Authority string
 }
 
 // SessionTokens reads a session's tokens. A session that is not there is
@@ -37,7 +39,7 @@ func (d *DB) SessionTokens(ctx context.Context, ring *secret.Ring, id string) (S
 	if err != nil {
 		return t, err
 	}
-	err = d.current().Fresh.QueryRowContext(ctx, `SELECT tokens, tokens_version, revoked_at FROM sessions WHERE id = $1`, id).Scan(&sealed, &t.Version, &revoked)
+	err = d.current().Fresh.QueryRowContext(ctx, `SELECT tokens, tokens_version, revoked_at, authority FROM sessions WHERE id = $1`, id).Scan(&sealed, &t.Version, &revoked, &t.Authority)
 	if noRow(err) {
 		return t, errNoSession(id)
 	}

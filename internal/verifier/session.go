@@ -9,7 +9,8 @@ import (
 )
 
 // kindSession is the kind of shared records about sessions.
-const kindSession = "session"
+// Records of older releases, of another kind, don't say what judged a session.
+const kindSession = "session of a judgement"
 
 func (v *Verifier) aboutSession(fp auth.Fingerprint) question {
 	return question{fp: fp, about: cache.About{Kind: kindSession}, ask: func(ctx context.Context) (answer, error) {

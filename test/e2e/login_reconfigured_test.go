@@ -1,9 +1,13 @@
 package e2e
 
 import (
+	"context"
+	"net"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -101,7 +105,13 @@ func TestSession_AnotherProvider(t *testing.T) {
 // what decides nothing ends none.
 func TestSession_AnotherJudgement(t *testing.T) {
 	p := newOP(t)
-	conf := func(more string) options { return options{auth: loginConf(p, more), site: "auth_login corp"} }
+	conf := func(more string) options {
+		text := loginConf(p, more)
+		if more == "SCOPES" { // fewer are asked for
+			text = strings.Replace(loginConf(p, ""), "scopes openid profile offline_access", "scopes openid offline_access", 1)
+		}
+		return options{auth: text, site: "auth_login corp"}
+	}
 	g := start(t, conf(""))
 	for _, more := range []string{"idle 2h", "logout_path /bye", "param prompt select_account", "subject_claim sub", "environment live"} {
 		v := newVisitor(g)
@@ -116,7 +126,7 @@ func TestSession_AnotherJudgement(t *testing.T) {
 	}
 	before := ""
 	for _, more := range []string{
-		"required_claims groups admins", "subject_claim email", "subject_format raw", "environment test", "scope_claim groups", "meta_claims email", "algorithms ES256",
+		"required_claims groups admins", "subject_claim email", "subject_format raw", "environment test", "scope_claim groups", "meta_claims email", "algorithms ES256", "SCOPES",
 	} {
 		if err := g.load(conf(before)); err != nil {
 			t.Fatal(err)
@@ -145,5 +155,70 @@ func TestSession_AnotherJudgement(t *testing.T) {
 	}
 	if !refused || slices.Contains([]string{g.sessions()[0].JudgedBy, g.sessions()[0].Authority}, "") {
 		t.Error("no decision says why, or a session says nothing of what judged it")
+	}
+}
+
+// TestSession_FailedLoad: a configuration that does not load ends nobody's session.
+func TestSession_FailedLoad(t *testing.T) {
+	p := newOP(t)
+	good := options{auth: loginConf(p, ""), site: "auth_login corp"}
+	g := start(t, good)
+	v := newVisitor(g)
+	v.signIn("/")
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	bad := options{auth: loginConf(p, "required_claims groups admins"), site: "auth_login corp", raw: "http://{addr} {\nauth_login corp\nreverse_proxy {upstream}\n}\nhttp://" + taken.Addr().String() + " {\nbind 127.0.0.1\nrespond x\n}"}
+	for range 3 {
+		if err := g.load(bad); err == nil {
+			t.Fatal("it loads, although its port is taken")
+		}
+	}
+	g.answers()
+	if got := v.mine(); got != 200 {
+		t.Errorf("after a load that failed: %d", got)
+	}
+	if s := g.sessions()[0]; s.RevokedAt != 0 {
+		t.Errorf("the session has ended: %s", s.RevokedReason)
+	}
+}
+
+// TestLogin_HangingUp: who does not wait for the answer to a guess is counted like
+// everybody else.
+func TestLogin_HangingUp(t *testing.T) {
+	p := newOP(t)
+	p.slowCode = func() { time.Sleep(100 * time.Millisecond) }
+	g := startLogin(t, p, "", "")
+	began := time.Now()
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 40 {
+				v := newVisitor(g)
+				u, err := url.Parse(v.ask("GET", "/", "", navigation...).Header.Get("Location"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+				r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+g.addr+"/auth/callback?"+url.Values{"code": {"guess"}, "state": {u.Query().Get("state")}, "iss": {p.URL}}.Encode(), nil)
+				if err != nil {
+					t.Error(err)
+				}
+				for name, value := range v.cookies {
+					r.Header.Add("Cookie", name+"="+value)
+				}
+				if res, err := v.client.Do(r); err == nil {
+					_ = res.Body.Close()
+				}
+				cancel()
+			}
+		})
+	}
+	all.Wait()
+	if n, most := p.count("authorization_code"), 60+int(time.Since(began)/time.Second)+1; n > most {
+		t.Errorf("the provider was asked %d times, at most %d", n, most)
 	}
 }

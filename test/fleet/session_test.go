@@ -14,7 +14,6 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/jwt"
 	"github.com/caddy-auth/caddy-auth/internal/login"
 	"github.com/caddy-auth/caddy-auth/internal/store"
-	"github.com/caddy-auth/caddy-auth/internal/verifier"
 	"github.com/caddy-auth/caddy-auth/test/servers"
 )
 
@@ -73,7 +72,7 @@ func (f *fleet) signsInAt(issuer string) {
 	f.t.Helper()
 	var err error
 	f.judgedBy, f.authority, err = login.Judgement{
-		Issuer: issuer, ClientID: "gw", Algorithms: jwt.DefaultAlgorithms(), Claims: verifier.ClaimRules{SubjectClaim: "sub", Environment: "live"},
+		Issuer: issuer, ClientID: "gw", Algorithms: jwt.DefaultAlgorithms(), Scopes: []string{"openid"}, Subject: "sub", Env: "live",
 	}.Digests()
 	if err != nil {
 		f.t.Fatal(err)
