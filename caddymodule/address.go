@@ -25,7 +25,7 @@ func newAddressJudge(srv *caddyhttp.Server, log *zap.Logger) addressJudge {
 		return addressJudge{}
 	}
 	if trusting(srv) {
-		log.Warn("trusted_proxies without trusted_proxies_strict: clients can choose the address that Caddy takes for theirs, so networks of keys are judged on the peer's address; " +
+		log.Warn("trusted_proxies without trusted_proxies_strict: clients can choose the address that Caddy takes for theirs, so networks of keys are judged on the peer's address, and nobody's failed sign-ins are counted; " +
 			"add to the global options: servers { trusted_proxies_strict }")
 	}
 	return addressJudge{peerOnly: true}

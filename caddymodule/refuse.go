@@ -49,8 +49,8 @@ func boundAnswer(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// slowDown makes refusals that anybody can cause wait when there are too many
-// of them, so that good traffic keeps the processor. When too many wait, the
+// slowDown makes refusals that anybody can cause, and overload, wait when there are
+// too many of them, so that good traffic keeps the processor. When too many wait, the
 // rest lose their connections: on HTTP/2 it ends when what is under way has.
 func (h *Handler) slowDown(w http.ResponseWriter, r *http.Request, refusal *auth.Refusal) {
 	switch problem.Status(refusal.Code) {

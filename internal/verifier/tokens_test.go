@@ -20,6 +20,7 @@ import (
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/jwt"
+	"github.com/caddy-auth/caddy-auth/internal/secret"
 	"github.com/caddy-auth/caddy-auth/internal/strictjson"
 	"github.com/caddy-auth/caddy-auth/internal/verifier"
 )
@@ -619,5 +620,28 @@ func TestJWT_LongTokens(t *testing.T) {
 	ctx, now := t.Context(), time.Now()
 	if got := testing.AllocsPerRun(1000, func() { n.verifier.VerifyBearer(ctx, auth.FingerprintOf(text), text, tokens, netip.Addr{}, now) }); got > 1 {
 		t.Errorf("%.1f allocations for a cached token of %d bytes", got, len(text))
+	}
+}
+
+// TestVerifySession_AnotherJudgement: a verdict on a session, from the store or
+// from memory, is good under the configuration that judged its person only.
+func TestVerifySession_AnotherJudgement(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	ring, err := secret.NewRing("test", make([]byte, 32))
+	n.must(err)
+	text := n.verifier.Minter().Tagged("x")
+	fp := auth.SessionFingerprint("corp", text)
+	n.must(n.db.InsertSession(t.Context(), ring, &auth.Session{
+		ID: "ses_1", Fingerprint: fp, Login: "corp", Subject: "corp:alice", Sub: "alice", Environment: "live", Meta: auth.EncodeMeta([]string{"email"}, map[string]string{"email": "a@b"}), JudgedBy: "one",
+	}, time.Now(), nil, time.Hour, time.Hour))
+	n.look()
+	for range 2 { // from the store, then from memory
+		for judgedBy, want := range map[string]auth.Outcome{"one": auth.Allow, "two": auth.Deny, "": auth.Deny} {
+			v := n.verifier.VerifySession(t.Context(), fp, text, judgedBy, time.Now())
+			if v.Outcome != want || want == auth.Deny && v.Reason != auth.ReasonReconfigured || want == auth.Allow && v.Identity.MetaValue("email") != "a@b" {
+				t.Errorf("by %q: %v %v", judgedBy, v.Outcome, v.Reason)
+			}
+		}
 	}
 }

@@ -120,8 +120,11 @@ func forgedAt(t *testing.T, p *op, site string, refused []way) {
 	fill := strings.NewReplacer("{session}", cookie, "{bad}", mistyped(scopeless), "{key}", key, "{scopeless}", scopeless)
 	g.upstream.take()
 	for _, one := range refused {
-		for _, spelling := range allSpellings {
+		for n, spelling := range append(allSpellings, allSpellings...) {
 			lines := append(forged(spelling), one.lines...)
+			if n >= len(allSpellings) { // Caddy removes itself what Connection names
+				lines = append(forged(spelling)[:1], one.lines...)
+			}
 			if !slices.ContainsFunc(one.lines, func(l string) bool { return strings.HasPrefix(l, "X-API-Key") || strings.HasPrefix(l, "Cookie") }) {
 				lines = append(lines, "Authorization: Bearer {scopeless}", "Cookie: {session}; app=1")
 				if one.request == "GET /" { // it would pass
@@ -178,7 +181,8 @@ func TestForged_WhileTheStoreIsAway(t *testing.T) {
 // has no identity in the error routes either; what other gateways tell a site
 // without auth stays, and so does what auth established.
 func TestForged_BeforeAnyHandlerOfOurs(t *testing.T) {
-	g := start(t, options{global: "order error before auth", raw: `http://{addr} {
+	p := newOP(t)
+	g := start(t, options{global: "order error before auth", auth: loginConf(p, ""), raw: `http://{addr} {
 		error /before* 418
 		auth {
 			identity_headers {
@@ -202,6 +206,16 @@ func TestForged_BeforeAnyHandlerOfOurs(t *testing.T) {
 		if text := fmt.Sprint(got[0].Header); strings.Contains(text, "admin") || got[0].Header.Get("Remote-User") != "theirs" {
 			t.Errorf("%s: the upstream saw %s", spelling, text)
 		}
+	}
+	// Nor does a credential of ours, or a login's cookie; what is somebody else's stays.
+	key := g.plainKey()
+	g.get("/before", "X-API-Key: "+key, "Authorization: Bearer "+key, "Cookie: __Host-caddy-auth-session-corp=abc; app=1")
+	if got := g.upstream.take(); len(got) != 1 || strings.Contains(fmt.Sprint(got[0].Header), key) || got[0].Header.Get("Cookie") != "app=1" {
+		t.Errorf("the upstream saw %+v", got)
+	}
+	g.get("/before", "X-API-Key: of-another", "Authorization: Basic dTpw")
+	if got := g.upstream.take(); len(got) != 1 || got[0].Header.Get("X-Api-Key") != "of-another" || got[0].Header.Get("Authorization") != "Basic dTpw" {
+		t.Errorf("the upstream saw %+v", got)
 	}
 	g.get("/gone", "X-API-Key: "+g.plainKey(), "X-Gw-Subject: admin")
 	if got := g.upstream.take(); len(got) != 1 || got[0].Header.Get("X-Gw-Subject") != "acme" || got[0].Header.Get("X-Tenant") != "acme" {
@@ -240,4 +254,38 @@ func TestForged_ThroughCaddysAuthentication(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestForged_NamedRoutes: where auth stands in a named route only, Caddy leaves no
+// way to guard the error routes, and a load says so.
+func TestForged_NamedRoutes(t *testing.T) {
+	g := start(t, options{full: `{
+	admin off
+	persist_config off
+	auto_https off
+	storage file_system {dir}/caddy
+	log {
+		output file {dir}/log.json
+		format auth_redact
+	}
+	auth {
+		store sqlite {dir}/auth.db
+	}
+}
+&(guarded) {
+	auth
+}
+http://{addr} {
+	route {
+		invoke guarded
+		reverse_proxy {upstream}
+	}
+	handle_errors {
+		reverse_proxy {upstream}
+	}
+}`})
+	if !strings.Contains(g.logs(), "named route or an error route only") {
+		t.Error("nothing is said")
+	}
+	g.ok(g.get("/", "X-API-Key: "+g.plainKey()))
 }

@@ -325,3 +325,13 @@ func TestMethodOverrides(t *testing.T) {
 		t.Errorf("the upstream saw %v", s.Header)
 	}
 }
+
+// TestKeyHeaderWithAForeignName: a header that others use for identities may carry
+// a site's keys.
+func TestKeyHeaderWithAForeignName(t *testing.T) {
+	g := start(t, options{site: "auth {\nfrom header X-Token-Key\nforward_credential\n}"})
+	key := g.plainKey()
+	if s := g.ok(g.get("/", "X-Token-Key: "+key, "X-Token-Subject: admin")); s.Header.Get("X-Auth-Subject") != "acme" || s.Header.Get("X-Token-Key") != key || s.Header.Get("X-Token-Subject") != "" {
+		t.Errorf("the upstream saw %v", s.Header)
+	}
+}

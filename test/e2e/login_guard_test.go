@@ -129,3 +129,17 @@ func TestBackChannelLogout_SlowBody(t *testing.T) {
 		}
 	}
 }
+
+// TestSession_GuardBesideLogins: a site without a login, on the host of one, does
+// not let its service set or clear the login's cookies either.
+func TestSession_GuardBesideLogins(t *testing.T) {
+	p := newOP(t)
+	evil := rawUpstream(t, "HTTP/1.1 200 OK\r\nSet-Cookie: __Host-caddy-auth-session-corp=evil; Path=/; Secure\r\nSet-Cookie: app=1\r\nClear-Site-Data: \"cookies\"\r\nContent-Length: 2\r\n\r\nok")
+	g := start(t, options{auth: loginConf(p, ""), raw: "http://{addr} {\nhandle /api/* {\nauth {\npublic /api/open\n}\nreverse_proxy " + evil + "\n}\nhandle {\nauth_login corp\nreverse_proxy {upstream}\n}\n}"})
+	for target, lines := range map[string][]string{"/api/open": nil, "/api/x": {"X-API-Key: " + g.plainKey()}} {
+		a := g.get(target, lines...)
+		if got := a.Header["Set-Cookie"]; a.Status != 200 || len(got) != 1 || got[0] != "app=1" || len(a.Header["Clear-Site-Data"]) > 0 {
+			t.Errorf("%s: %d %v", target, a.Status, a.Header)
+		}
+	}
+}
