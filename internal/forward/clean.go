@@ -52,8 +52,7 @@ func cleanConnection(h http.Header) {
 func (p *Policy) strip(h http.Header, aliases map[string]bool) {
 	var buf [maxFold]byte
 	for name := range h {
-		// Most headers of most requests are dismissed by their first byte.
-		if name == "" || !p.first[name[0]] && (len(aliases) == 0 || plainName(name)) {
+		if name == "" || p.dismisses(name) && (len(aliases) == 0 || plainName(name)) {
 			continue
 		}
 		folded := foldInto(buf[:0], name)
@@ -91,7 +90,7 @@ func isAlias(aliases map[string]bool, name string, folded []byte) bool {
 func (p *Policy) RemoveOwn(r *http.Request) {
 	var buf [maxFold]byte
 	for name := range r.Header {
-		if name == "" || !p.first[name[0]] {
+		if name == "" || p.dismisses(name) {
 			continue
 		}
 		folded := foldInto(buf[:0], name)

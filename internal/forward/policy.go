@@ -75,7 +75,7 @@ type Policy struct {
 	own     []string        // folded prefixes to remove that are ours
 	foreign []string        // and others
 	keep    map[string]bool // folded
-	first   [256]bool       // first bytes that anything to remove can begin with
+	begins  [256]uint64     // by the first byte of names to remove: their second bytes, mod 64
 }
 
 func fields() []header {
@@ -122,10 +122,10 @@ func Compile(c Config) (*Policy, error) {
 		errs = append(errs, p.remove(s, false))
 	}
 	for n := range p.exact {
-		p.markFirst(n[0])
+		p.markBeginning(n)
 	}
 	for _, n := range slices.Concat(p.own, p.foreign, takenOff) {
-		p.markFirst(n[0])
+		p.markBeginning(n)
 	}
 	return p, errors.Join(errs...)
 }
@@ -146,13 +146,29 @@ func (p *Policy) remove(s string, own bool) error {
 	return nil
 }
 
-// markFirst marks every byte that folds to c.
-func (p *Policy) markFirst(c byte) {
-	for b := range p.first {
-		if auth.AppendFolded(nil, string([]byte{byte(b)}))[0] == c {
-			p.first[b] = true
+// markBeginning marks the first two bytes of every spelling of a folded name.
+func (p *Policy) markBeginning(folded string) {
+	second := ^uint64(0)
+	if len(folded) > 1 {
+		second = 0
+		for b := range 256 {
+			if auth.AppendFolded(nil, string([]byte{byte(b)}))[0] == folded[1] {
+				second |= 1 << (b & 63)
+			}
 		}
 	}
+	for b := range p.begins {
+		if auth.AppendFolded(nil, string([]byte{byte(b)}))[0] == folded[0] {
+			p.begins[b] |= second
+		}
+	}
+}
+
+// dismisses reports whether no spelling of anything to remove begins as a name
+// does: most headers of most requests.
+func (p *Policy) dismisses(name string) bool {
+	seconds := p.begins[name[0]]
+	return seconds == 0 || len(name) > 1 && seconds&(1<<(name[1]&63)) == 0
 }
 
 func compileMapping(m Mapping) (header, error) {

@@ -234,7 +234,7 @@ func TestH2_Attacks(t *testing.T) {
 func TestFlood_OverHTTP2And3(t *testing.T) {
 	https := freeAddr(t)
 	o := tlsSite(https, "auth\nreverse_proxy {upstream}")
-	o.full = strings.Replace(o.full, "poll_interval 20ms", "poll_interval 20ms\nrefusal_rate 5", 1)
+	o.full = strings.Replace(o.full, "poll_interval 20ms", "poll_interval 20ms\nrefusal_rate 1", 1)
 	g := start(t, o)
 	eventually(t, "a certificate", func() bool {
 		conn, err := tls.Dial("tcp", https, insecureTLS())

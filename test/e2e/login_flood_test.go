@@ -55,7 +55,7 @@ func TestLogin_Flood(t *testing.T) {
 
 func floodLogin(t *testing.T, code, dsn string) {
 	p := newOP(t)
-	p.slowCode = func() { time.Sleep(50 * time.Millisecond) }
+	p.slowCode = func() { <-time.After(50 * time.Millisecond) }
 	p.answer = func(w http.ResponseWriter, r *http.Request) bool {
 		if r.PostFormValue("code") != "guess" {
 			return false

@@ -189,7 +189,7 @@ func TestSession_FailedLoad(t *testing.T) {
 // everybody else.
 func TestLogin_HangingUp(t *testing.T) {
 	p := newOP(t)
-	p.slowCode = func() { time.Sleep(100 * time.Millisecond) }
+	p.slowCode = func() { <-time.After(100 * time.Millisecond) }
 	g := startLogin(t, p, "", "")
 	began := time.Now()
 	var all sync.WaitGroup
