@@ -15,7 +15,7 @@ build: ## Build .bin/caddy-auth, static
 	CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -o $(BIN)/caddy-auth ./cmd/caddy-auth
 
 test: deps ## Install what the tests need (as root, through apt) and run them all
-	$(GO) test ./...
+	$(GO) test -timeout 20m ./...
 
 deps: ## Install what the tests need, or say what to install
 	@test/deps.sh
