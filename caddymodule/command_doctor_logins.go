@@ -44,7 +44,7 @@ func (e *examination) sessions(ctx context.Context, db *store.DB) {
 		case err != nil:
 			e.found("sessions", named(name, err), "")
 		case n > 0:
-			e.say(levelNote, "sessions", fmt.Sprintf("%s: %d end when this configuration is loaded: another issuer, client_id, algorithms or claims judged who signed in", name, n), "those people sign in anew")
+			e.say(levelNote, "sessions", fmt.Sprintf("%s: %d end when this configuration is loaded: another issuer, client_id, algorithms, scopes or claims judged who signed in", name, n), "those people sign in anew")
 		}
 	}
 }
