@@ -45,8 +45,8 @@ func (m *Masker) cleanWithin(s string, lookups *int) bool {
 				}
 			}
 			head, part = false, 0
-			if run++; c == ':' || i+1 < len(s) && !isHex(s[i+1]) && s[i+1] != '\r' && s[i+1] != '\n' {
-				run = 0 // else it may be an escape
+			if run++; c == ':' || !quotedPrintable(s, i) {
+				run = 0
 			}
 		case charEscape:
 			run++

@@ -149,6 +149,16 @@ func unescape(b []byte) (out []byte, any bool) {
 	return out, any
 }
 
+// quotedPrintable reports whether the = at i begins an escape of a letter, a digit
+// or an underscore, or a soft line break (RFC 2045, 6.7).
+func quotedPrintable[T string | []byte](s T, i int) bool {
+	if i+1 >= len(s) {
+		return false
+	}
+	next := s[i+1]
+	return next == '\n' || next == '\r' || next >= '3' && next <= '7' && i+2 < len(s) && isHex(s[i+2])
+}
+
 // escapes reports whether a text has something that unescape undoes, other than
 // hyphens, which part no run.
 func escapes[T string | []byte](s T) bool {
@@ -159,7 +169,7 @@ func escapes[T string | []byte](s T) bool {
 		switch c := s[i]; {
 		case c >= 0xc0:
 			return true
-		case c == '=' && (s[i+1] >= '3' && s[i+1] <= '7' && i+2 < len(s) && isHex(s[i+2]) || s[i+1] == '\n' || s[i+1] == '\r'), c == '\\' && (s[i+1]|0x20 == 'x' || s[i+1]|0x20 == 'u' || s[i+1] >= '0' && s[i+1] <= '7'),
+		case c == '=' && quotedPrintable(s, i), c == '\\' && (s[i+1]|0x20 == 'x' || s[i+1]|0x20 == 'u' || s[i+1] >= '0' && s[i+1] <= '7'),
 			c == '&' && (s[i+1] == '#' || s[i+1]|0x20 == 'l' || s[i+1]|0x20 == 'u'), c == '+' && s[i+1] == 'A':
 			return true
 		}
