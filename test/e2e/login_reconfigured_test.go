@@ -2,7 +2,7 @@ package e2e
 
 import (
 	"context"
-	"net"
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -10,6 +10,10 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 )
@@ -158,6 +162,29 @@ func TestSession_AnotherJudgement(t *testing.T) {
 	}
 }
 
+func init() {
+	caddy.RegisterModule(lateFailure{})
+	httpcaddyfile.RegisterGlobalOption("test_late_failure", func(*caddyfile.Dispenser, any) (any, error) {
+		return httpcaddyfile.App{Name: "test_late_failure", Value: []byte("{}")}, nil
+	})
+}
+
+var errLate = errors.New("starting takes a while, and fails")
+
+// lateFailure is an app that fails when the others have run for a while.
+type lateFailure struct{}
+
+func (lateFailure) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "test_late_failure", New: func() caddy.Module { return new(lateFailure) }}
+}
+
+func (lateFailure) Start() error {
+	time.Sleep(time.Second)
+	return errLate
+}
+
+func (lateFailure) Stop() error { return nil }
+
 // TestSession_FailedLoad: a configuration that does not load ends nobody's session.
 func TestSession_FailedLoad(t *testing.T) {
 	p := newOP(t)
@@ -165,15 +192,10 @@ func TestSession_FailedLoad(t *testing.T) {
 	g := start(t, good)
 	v := newVisitor(g)
 	v.signIn("/")
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer taken.Close()
-	bad := options{auth: loginConf(p, "required_claims groups admins"), site: "auth_login corp", raw: "http://{addr} {\nauth_login corp\nreverse_proxy {upstream}\n}\nhttp://" + taken.Addr().String() + " {\nbind 127.0.0.1\nrespond x\n}"}
-	for range 3 {
-		if err := g.load(bad); err == nil {
-			t.Fatal("it loads, although its port is taken")
+	bad := options{auth: loginConf(p, "required_claims groups admins"), site: "auth_login corp", global: "test_late_failure"}
+	for range 4 { // Caddy starts its apps in any order
+		if err := g.load(bad); err == nil || !strings.Contains(err.Error(), errLate.Error()) {
+			t.Fatalf("it loads, or fails otherwise: %v", err)
 		}
 	}
 	g.answers()
