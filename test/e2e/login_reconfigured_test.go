@@ -179,7 +179,7 @@ func (lateFailure) CaddyModule() caddy.ModuleInfo {
 }
 
 func (lateFailure) Start() error {
-	time.Sleep(time.Second)
+	time.Sleep(300 * time.Millisecond)
 	return errLate
 }
 
@@ -193,7 +193,7 @@ func TestSession_FailedLoad(t *testing.T) {
 	v := newVisitor(g)
 	v.signIn("/")
 	bad := options{auth: loginConf(p, "required_claims groups admins"), site: "auth_login corp", global: "test_late_failure"}
-	for range 4 { // Caddy starts its apps in any order
+	for range 16 { // Caddy starts its apps in any order
 		if err := g.load(bad); err == nil || !strings.Contains(err.Error(), errLate.Error()) {
 			t.Fatalf("it loads, or fails otherwise: %v", err)
 		}
