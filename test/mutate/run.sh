@@ -42,7 +42,7 @@ for name in "${names[@]}"; do
 		echo "[$n/${#names[@]}] $name: SURVIVED ($why)"
 		survivors=$((survivors + 1))
 	else
-		caught=$(grep -oE -- '--- FAIL: [A-Za-z0-9_/]+' <<<"$out" | awk '{print $3}' | sort -u | head -n 4 | tr '\n' ' ')
+		caught=$(grep -oE -- '--- FAIL: [A-Za-z0-9_/]+' <<<"$out" | awk '{print $3}' | sort -u | head -n 4 | tr '\n' ' ' || true)
 		if [ -z "$caught" ]; then
 			echo "[$n/${#names[@]}] $name: no test failed, but something did:"
 			tail -n 20 <<<"$out"
