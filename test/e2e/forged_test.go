@@ -238,11 +238,7 @@ func TestForged_ThroughCaddysAuthentication(t *testing.T) {
 	if err := caddy.Load([]byte(theirs), true); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the new configuration", func() bool {
-		a := g.get("/")
-		g.upstream.take()
-		return strings.Contains(a.Body, `"Target"`) // the error route's upstream answers
-	})
+	g.answers()
 	key := g.plainKey()
 	for _, spelling := range allSpellings {
 		for _, line := range []string{"X-Other: 1", "X-API-Key: " + mistyped(key)} {

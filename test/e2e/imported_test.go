@@ -77,6 +77,7 @@ func TestImported(t *testing.T) {
 	if err := g.load(options{site: "auth"}); err != nil { // it is known after a start too
 		t.Fatal(err)
 	}
+	g.answers()
 	g.ok(g.get("/", "X-API-Key: "+key))
 	m := g.manager()
 	k, err := m.Find(context.Background(), auth.NewSecret(key))

@@ -241,6 +241,7 @@ func TestUser_Restart(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.set(func() { p.slow = nil })
+	g.answers()
 	eventually(t, "signed in, with the new token", func() bool { return v.mine() == 200 && p.lastToken() != first })
 	if n := p.count("refresh_token"); n != 1 {
 		t.Errorf("%d refreshes", n)
