@@ -31,12 +31,13 @@ func (h *Handler) admit(r *http.Request, in *admitted) {
 	h.policy.Clean(r, h.sources.Aliases())
 }
 
-// errorGuard is the first of a server's error routes. Requests that fail before
-// a handler of ours has seen them come here with all that their client sent: a
-// matcher that fails, a wrong SNI, a handler that stands before auth. It removes
-// the identity headers that sites of this server set, in every spelling, and what
-// has the form of a credential of ours, and keeps the cookies of logins from
-// services behind the error routes. What belongs to a site without auth stays.
+// errorGuard is the first of a server's error routes. A request can fail before
+// any handler of this module sees it: a matcher fails, the SNI is wrong, or a
+// handler before auth refuses it. Such a request reaches the error routes with
+// everything its client sent. The guard removes the identity headers that sites of
+// this server set, in every spelling, and anything shaped like a key or token of
+// this gateway. It hides the cookies of logins from services behind the error
+// routes. It leaves alone what belongs to a site without auth.
 type errorGuard struct {
 	handlers []*Handler // that differ in what is removed
 	app      *App

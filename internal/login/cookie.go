@@ -69,10 +69,10 @@ func takeCookies(h http.Header, lines []string) (ours []Cookie) {
 	return ours
 }
 
-// GuardCookies removes our cookies from what an upstream sets, but those of own,
-// which a handler of ours has set: it could give people a session of its choice.
-// Nor may it have browsers clear them. It is called for every part of an answer
-// that has headers.
+// GuardCookies stops an upstream from setting the cookies of logins, which would
+// let it choose a person's session, and from making browsers clear them. It keeps
+// the cookies in own, which this gateway's handlers set. Call it for every part of
+// an answer that has headers.
 func GuardCookies(h http.Header, own []string) {
 	guardClearing(h)
 	announced(h)

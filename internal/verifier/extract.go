@@ -90,9 +90,9 @@ func (s *Sources) Take(h http.Header, prefixes []string, keep bool) Presented {
 	return p
 }
 
-// TakeOurs removes from h what has the form of a credential of ours, where it is
-// not known whether the request is to a site that reads it: keys and tokens of
-// this gateway in the headers that carry them.
+// TakeOurs removes keys and tokens of this gateway from the headers of h that carry
+// them. It judges by their shape, for requests that may not be for a site that
+// reads them.
 func (s *Sources) TakeOurs(h http.Header, prefixes []string, imported *auth.Imported) {
 	ours := func(v string) bool {
 		return hidesKey(v, prefixes) || imported.Len() > 0 && redact.ScanImported(v, imported).What != redact.Nothing
