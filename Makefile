@@ -43,8 +43,7 @@ bench: deps ## CPU per request against plain Caddy, both loaded at once (some si
 	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/load ./test/load
 	$(BIN)/load -write docs
 
-bench-peers: ## The same beside forward_auth and nginx auth_request (some four minutes)
-	@test/deps.sh bench-peers
+bench-peers: deps ## The same beside forward_auth and nginx auth_request (some four minutes)
 	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/load ./test/load
 	$(BIN)/load -only peers -write docs
 

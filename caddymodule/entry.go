@@ -8,6 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-auth/caddy-auth/internal/body"
 	"github.com/caddy-auth/caddy-auth/internal/login"
 	"github.com/caddy-auth/caddy-auth/internal/verifier"
 )
@@ -58,6 +59,13 @@ func (g *errorGuard) ServeHTTP(w http.ResponseWriter, r *http.Request, next cadd
 			h.sources.TakeOurs(r.Header, prefixes, g.app.rt.verifier.Imported())
 		}
 	}
+	if w.Header().Get("Connection") == "close" { // a handler refused the request, unread
+		if rest := body.Leave(w, r); rest != nil {
+			defer rest.Finish()
+			r.Body = rest
+			w = &settling{&caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, rest}
+		}
+	}
 	if !g.app.signIns.any() {
 		return next.ServeHTTP(w, r)
 	}
@@ -65,32 +73,62 @@ func (g *errorGuard) ServeHTTP(w http.ResponseWriter, r *http.Request, next cadd
 	return guarded(next).ServeHTTP(w, r)
 }
 
+// settling lets the rest of a request's body arrive before the error routes
+// answer: see body.Rest.
+type settling struct {
+	*caddyhttp.ResponseWriterWrapper
+	rest *body.Rest
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (s *settling) WriteHeader(status int) {
+	if status >= 200 {
+		s.rest.Settle()
+	}
+	s.ResponseWriterWrapper.WriteHeader(status)
+}
+
 // guardErrors puts an errorGuard before a server's error routes, or makes the one
 // that is there remove what a handler would. Caddy provisions error routes after
 // the others, but before named routes: where auth is in those only, nothing can be
 // put before the error routes any more, which is logged.
 func (h *Handler) guardErrors(srv *caddyhttp.Server) {
-	if srv.Errors == nil || len(srv.Errors.Routes) == 0 {
+	if srv.Errors == nil {
+		srv.Errors = new(caddyhttp.HTTPErrorConfig)
+	}
+	routes := srv.Errors.Routes
+	if len(routes) == 0 && !h.leavesErrors() {
 		return
 	}
-	if first := srv.Errors.Routes[0].Handlers; len(first) == 1 {
-		if g, ok := first[0].(*errorGuard); ok {
+	if len(routes) > 0 && len(routes[0].Handlers) == 1 {
+		if g, ok := routes[0].Handlers[0].(*errorGuard); ok {
 			if !slices.ContainsFunc(g.handlers, h.removesAsMuchAs) {
 				g.handlers = append(g.handlers, h)
 			}
 			return
 		}
 	}
-	// Caddy keeps what it has compiled of the other routes in an unexported field;
-	// once it is set, the error routes can't be changed.
-	main := reflect.ValueOf(srv).Elem().FieldByName("primaryHandlerChain")
-	if !main.IsValid() || main.Kind() != reflect.Interface || !main.IsNil() {
-		h.log.Warn("auth stands in a named route or an error route only: what fails before it reaches the error routes with the identity headers that its client sent; use auth in a route of the site too, or don't proxy in handle_errors")
+	if isCompiled(srv) {
+		if len(routes) > 0 {
+			h.log.Warn("auth stands in a named route or an error route only: what fails before it reaches the error routes with the identity headers that its client sent; use auth in a route of the site too, or don't proxy in handle_errors")
+		}
 		return
 	}
-	guard := &errorGuard{[]*Handler{h}, h.app}
-	srv.Errors.Routes = append(caddyhttp.RouteList{{Handlers: []caddyhttp.MiddlewareHandler{guard}}}, srv.Errors.Routes...)
+	guard := caddyhttp.Route{Handlers: []caddyhttp.MiddlewareHandler{&errorGuard{[]*Handler{h}, h.app}}}
+	srv.Errors.Routes = append(caddyhttp.RouteList{guard}, routes...)
 }
+
+// isCompiled reports whether it is too late to change a server's error routes.
+// Caddy keeps what it has compiled of the other routes in an unexported field; once
+// that is set, the error routes can't be changed.
+func isCompiled(srv *caddyhttp.Server) bool {
+	main := reflect.ValueOf(srv).Elem().FieldByName("primaryHandlerChain")
+	return !main.IsValid() || main.Kind() != reflect.Interface || !main.IsNil()
+}
+
+// leavesErrors reports whether refusals are answered by Caddy: by error routes, or
+// with the bare status.
+func (h *Handler) leavesErrors() bool { return h.Errors == "handle_errors" || h.provides }
 
 // removesAsMuchAs reports whether two handlers remove the same from a request.
 func (h *Handler) removesAsMuchAs(o *Handler) bool {

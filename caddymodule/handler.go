@@ -112,6 +112,7 @@ type Handler struct {
 	explain   *explanation // nil: nobody wants one
 
 	answersOnly bool // it verifies nothing
+	provides    bool // it is a provider of Caddy's authentication, which answers
 
 	login        *signIn // nil: nobody can sign in here
 	answerParams []redact.Allowance

@@ -65,9 +65,11 @@ func (l *LoginHandler) serveEndpoint(w http.ResponseWriter, r *http.Request, ans
 	w.Header().Set("Cache-Control", "no-store")
 	if !strings.Contains(", "+answer.methods+",", ", "+r.Method+",") {
 		w.Header().Set("Allow", answer.methods)
-		closeUnread(w, r)
+		rest := body.Leave(w, r)
 		boundAnswer(w, r)
+		rest.Settle()
 		w.WriteHeader(http.StatusMethodNotAllowed)
+		rest.Finish()
 		return nil
 	}
 	rt.awaitOpen(r.Context())
@@ -291,7 +293,7 @@ func (s *signIn) serveLogout(h *Handler, w http.ResponseWriter, r *http.Request,
 		}
 		return s.show(w, r, pageSignOut, http.StatusOK, "/")
 	}
-	closeUnread(w, r)
+	defer body.Leave(w, r).Finish()
 	if !s.same.Allows(r) {
 		return h.refuse(w, r, &auth.Refusal{Code: auth.CodeNotAllowed, Reason: "cross_site", Detail: "people are logged out only from pages of the same origin"}, nil)
 	}
@@ -345,7 +347,7 @@ const maxLogoutBody = 32 << 10
 // (OpenID Connect Back-Channel Logout 1.0, 2.5 to 2.8).
 func (s *signIn) serveBackChannel(h *Handler, w http.ResponseWriter, r *http.Request, _ []login.Cookie) error {
 	refuse := func(status int, code string, cause error) error {
-		closeUnread(w, r)
+		rest := body.Leave(w, r)
 		h.decisions.write("refused", "backchannel_logout", "", zap.String("code", "login_"+code), zap.Int("status", status), zap.String("login", s.name),
 			zap.String("client_ip", clientIP(r)), zap.NamedError("cause", cause))
 		if status < http.StatusInternalServerError {
@@ -355,8 +357,10 @@ func (s *signIn) serveBackChannel(h *Handler, w http.ResponseWriter, r *http.Req
 		}
 		w.Header().Set("Content-Type", "application/json")
 		boundAnswer(w, r)
+		rest.Settle()
 		w.WriteHeader(status)
 		_, _ = io.WriteString(w, `{"error":"`+code+`"}`) // the provider may be gone
+		rest.Finish()
 		return nil
 	}
 	if kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); !strings.EqualFold(strings.TrimSpace(kind), "application/x-www-form-urlencoded") {

@@ -177,7 +177,6 @@ func (h *Handler) lead(w http.ResponseWriter, r *http.Request, j *judgement) (do
 	case code == auth.CodeUnavailable && j.session && login.ShowsPages(r):
 		instance := newInstance()
 		h.logRefusal(r, j.refusal, nil, instance)
-		closeUnread(w, r)
 		return true, h.login.showInstance(w, r, pageUnavailable, http.StatusServiceUnavailable, "/", instance)
 	}
 	return false, nil

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/caddy-auth/caddy-auth/internal/body"
 )
 
 // The pages that people see. A file with the page's name and .html in the
@@ -135,14 +137,16 @@ func (s *signIn) showInstance(w http.ResponseWriter, r *http.Request, name strin
 	if back == "" {
 		back = "/"
 	}
-	body := s.page(name, back, instance)
+	text := s.page(name, back, instance)
 	pageHeaders(w.Header())
-	closeUnread(w, r)
+	rest := body.Leave(w, r)
 	boundAnswer(w, r)
+	rest.Settle()
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
-		_, _ = w.Write(body) // the person may be gone
+		_, _ = w.Write(text) // the person may be gone
 	}
+	rest.Finish()
 	return nil
 }
 
@@ -157,11 +161,11 @@ func (s *signIn) page(name, back, instance string) []byte {
 	case pageUnavailable:
 		data.Action.URL = back
 	}
-	body, err := s.pages.render(name, data)
+	text, err := s.pages.render(name, data)
 	if err != nil { // it was shown when it was loaded
 		return []byte(words[0])
 	}
-	return body
+	return text
 }
 
 // pageHeaders are those of every page: nobody frames it, keeps it, or runs

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/body"
 	"github.com/caddy-auth/caddy-auth/internal/oauth"
 	"github.com/caddy-auth/caddy-auth/internal/verifier"
 )
@@ -200,11 +201,14 @@ func (e *Endpoint) refuse(w http.ResponseWriter, r *http.Request, f *oauth.Failu
 	if f.Status < http.StatusInternalServerError {
 		h.pace(w, r)
 	}
+	var rest *body.Rest
 	if f.Unread {
-		closeUnread(w, r)
+		rest = body.Leave(w, r)
 	}
 	boundAnswer(w, r)
+	rest.Settle()
 	_ = f.Write(w, realmOf(h)) // the answer is given; that it could not be written is no error of the site's
+	rest.Finish()
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/body"
 	"github.com/caddy-auth/caddy-auth/internal/problem"
 )
 
@@ -49,7 +50,7 @@ func (p *Provider) Authenticate(w http.ResponseWriter, r *http.Request) (user ca
 		if j.refusal.Code != auth.CodeMissingCredential { // another provider may find one
 			p.slowDown(w, r, j.refusal)
 		}
-		closeUnread(w, r)
+		body.Leave(w, r) // the guard of the error routes reads it
 		return user, false, nil
 	case j.refusal != nil:
 		_ = p.refuse(w, r, j.refusal, j.refused()) // "errors" is problem: it is answered
@@ -80,7 +81,7 @@ func (p *Provider) Provision(ctx caddy.Context) error {
 				"use the handler auth, and authentication with the other providers before it")
 		}
 	}
-	p.Errors = "" // the error routes are Caddy's doing
+	p.Errors, p.provides = "", true // the error routes are Caddy's doing
 	return p.Handler.Provision(ctx)
 }
 

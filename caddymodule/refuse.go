@@ -10,14 +10,11 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
+	"github.com/caddy-auth/caddy-auth/internal/body"
 	"github.com/caddy-auth/caddy-auth/internal/pace"
 	"github.com/caddy-auth/caddy-auth/internal/problem"
 	"github.com/caddy-auth/caddy-auth/internal/redact"
 )
-
-// lingerTime is how long a refused request's body may still arrive before the
-// connection is cut.
-const lingerTime = 500 * time.Millisecond
 
 // refuse answers a request with a refusal, or hands it to the error routes,
 // and writes the decision log. id may be nil; it is for the log only.
@@ -26,14 +23,16 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, refusal *auth.R
 	h.explain.refusal(h, refusal)
 	h.logRefusal(r, refusal, id, instance)
 	h.slowDown(w, r, refusal)
-	closeUnread(w, r)
+	rest := body.Leave(w, r)
 	if h.Errors == "handle_errors" && !problem.IsGRPC(r) {
 		status := h.problems.SetHeaders(w.Header(), refusal)
-		return caddyhttp.Error(status, &refusedError{h, refusal, instance})
+		return caddyhttp.Error(status, &refusedError{h, refusal, instance}) // the guard reads the rest
 	}
 	boundAnswer(w, r)
+	rest.Settle()
 	// The answer is given; that it could not be written is no error of the site's.
 	_ = h.problems.Write(w, r, refusal, instance)
+	rest.Finish()
 	return nil
 }
 
@@ -130,15 +129,4 @@ func (h *Handler) loggable(s string) string {
 		return "[redacted]"
 	}
 	return s
-}
-
-// closeUnread makes sure that an unread body can't delay the answer: net/http
-// would read on before sending it. On HTTP/2 and 3 only the stream ends.
-func closeUnread(w http.ResponseWriter, r *http.Request) {
-	if r.ProtoMajor != 1 || r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {
-		return
-	}
-	w.Header().Set("Connection", "close")
-	// Not every writer can do it; the connection closes all the same.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(lingerTime))
 }

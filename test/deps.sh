@@ -17,7 +17,7 @@ need npm npm
 need php php-cli
 need jq jq
 /usr/bin/python3 -c 'import jwt, cryptography' 2>/dev/null || missing+=(python3-jwt python3-cryptography)
-if [ "${1:-}" = bench-peers ]; then need nginx nginx-light; fi
+need nginx nginx-light
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 compgen -G '/usr/sbin/php-fpm*' >/dev/null || missing+=(php-fpm)
 

@@ -256,6 +256,7 @@ func TestUnreadBodies(t *testing.T) {
 		"chunked and slow":    "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
 		"expecting continue":  "Content-Length: 1000\r\nExpect: 100-continue\r\n\r\n",
 		"pipelined afterward": "Content-Length: 3\r\n\r\nabc",
+		"endless":             "Transfer-Encoding: chunked\r\n\r\n",
 	} {
 		for _, path := range []string{"/", "/?api_key=x"} {
 			conn, err := net.Dial("tcp", g.addr)
@@ -265,6 +266,15 @@ func TestUnreadBodies(t *testing.T) {
 			began := time.Now()
 			_ = conn.SetDeadline(began.Add(10 * time.Second))
 			fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\n%s", path, g.addr, head)
+			if name == "endless" {
+				go func() {
+					for chunk := []byte("3e8\r\n" + strings.Repeat("x", 1000) + "\r\n"); ; {
+						if _, err := conn.Write(chunk); err != nil {
+							return
+						}
+					}
+				}()
+			}
 			answer, err := io.ReadAll(conn) // until the gateway closes
 			took := time.Since(began)
 			_ = conn.Close()
