@@ -126,6 +126,9 @@ type App struct {
 	poolKey  runtimeKey
 	redisKey redisKey
 	held     struct{ runtime, redis, started bool }
+	sites    json.RawMessage // the configuration of the app http; nil: not known
+	traced   bool            // a site has Caddy's tracing
+	spans    *spanMasking    // nil: there are none to mask
 }
 
 // CacheConfig sizes the memory tier.
@@ -177,6 +180,17 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.checkLogs(ctx); err != nil {
 		return hinted(err)
 	}
+	if a.explain = explaining.Load(); a.explain == nil {
+		if err := a.checkSites(ctx); err != nil {
+			return err
+		}
+	}
+	if a.traced {
+		var err error
+		if a.spans, err = maskSpans(ctx); err != nil {
+			return err
+		}
+	}
 	if err := metrics.register(ctx.GetMetricsRegistry()); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
 	}
@@ -195,7 +209,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.provisionSettings(); err != nil {
 		return err
 	}
-	if a.explain = explaining.Load(); a.explain != nil { // one of its own: it shares nothing with gateways
+	if a.explain != nil { // one of its own: it shares nothing with gateways
 		a.rt = newRuntime(backend, masters)
 		a.authority = a.newAuthority()
 		return a.provisionLogins(backend, masters)
@@ -332,7 +346,8 @@ func (a *App) Stop() error { return nil }
 // Cleanup gives the resources back. Requests may still be using them; each
 // ends by itself when the last one has.
 func (a *App) Cleanup() error {
-	var errs []error
+	errs := []error{a.spans.release()}
+	a.spans = nil
 	if a.signIns != nil {
 		errs = append(errs, a.signIns.release())
 	}

@@ -102,6 +102,8 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 	if existing != nil {
 		return nil, d.Err("the global auth block is given twice")
 	}
+	file := d.File()
+	adaptedFrom.Store(&file)
 	app := new(App)
 	if d.NextArg() {
 		return nil, d.ArgErr()

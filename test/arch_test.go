@@ -19,6 +19,7 @@ var levels = map[string]int{
 	"internal/strictjson":      0,
 	"internal/urlpath":         1,
 	"internal/body":            1,
+	"internal/routes":          1,
 	"internal/secret":          1,
 	"internal/redact":          1,
 	"internal/problem":         1,

@@ -1,0 +1,134 @@
+package caddymodule
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-auth/caddy-auth/internal/routes"
+)
+
+// adaptedFrom is the Caddyfile that this process adapted last: a loaded
+// configuration does not say where it came from.
+var adaptedFrom atomic.Pointer[string]
+
+// proxyLine is a directive of a Caddyfile that proxies.
+type proxyLine struct {
+	at    string   // file:line
+	sites []string // the addresses of its site
+	words []string // its arguments, and those of "to"
+}
+
+// proxyLines are those of one Caddyfile.
+type proxyLines []proxyLine
+
+// linesOfProxies reads where a Caddyfile proxies. It returns nil if there is no such
+// file, or if it can't be read: lines are only told where they are known.
+func linesOfProxies(file *string) (out proxyLines) {
+	if file == nil || *file == "" {
+		return nil
+	}
+	text, err := os.ReadFile(*file)
+	if err != nil {
+		return nil
+	}
+	blocks, err := caddyfile.Parse(*file, text)
+	if err != nil {
+		return nil
+	}
+	for _, block := range blocks {
+		var sites []string
+		for _, k := range block.Keys {
+			sites = append(sites, k.Text)
+		}
+		for _, segment := range block.Segments {
+			out = append(out, linesOf(segment, sites)...)
+		}
+	}
+	return out
+}
+
+// linesOf finds the directives in a site's tokens, blocks within blocks too.
+func linesOf(tokens caddyfile.Segment, sites []string) (out proxyLines) {
+	depth, within := 0, -1 // within: the depth of the proxy's block that is being read
+	for i, t := range tokens {
+		first := i == 0 || tokens[i-1].Line != t.Line || tokens[i-1].File != t.File || tokens[i-1].Text == "{"
+		switch {
+		case t.Text == "{":
+			depth++
+		case t.Text == "}":
+			if depth--; depth <= within {
+				within = -1
+			}
+		case first && (t.Text == "reverse_proxy" || t.Text == "php_fastcgi" || t.Text == "forward_auth") && within < 0:
+			out = append(out, proxyLine{fmt.Sprintf("%s:%d", t.File, t.Line), sites, nil})
+			within = depth
+		case within >= 0 && (depth == within || depth == within+1):
+			last := &out[len(out)-1]
+			if first && depth == within { // another directive
+				within = -1
+				continue
+			}
+			last.words = append(last.words, t.Text)
+		}
+	}
+	return out
+}
+
+// of is where a route's proxy stands, or "".
+func (l proxyLines) of(r *routes.Answer) string {
+	var here []string
+	for _, p := range l {
+		if p.serves(r) && p.leadsTo(r.Upstreams) {
+			here = append(here, p.at)
+		}
+	}
+	return strings.Join(here, ", ")
+}
+
+// serves reports whether the directive's site is the route's.
+func (p *proxyLine) serves(r *routes.Answer) bool {
+	for _, site := range p.sites {
+		host, port := site, ""
+		if u, err := url.Parse(site); err == nil && u.Host != "" {
+			host = u.Host
+		}
+		host, _, _ = strings.Cut(host, "/")
+		if h, p, err := net.SplitHostPort(host); err == nil {
+			host, port = h, p
+		}
+		if len(r.Hosts) > 0 && !slices.Contains(r.Hosts, host) {
+			continue
+		}
+		if len(r.Hosts) == 0 && port != "" && !slices.ContainsFunc(r.Listen, func(l string) bool { return strings.HasSuffix(l, ":"+port) }) {
+			continue
+		}
+		return true
+	}
+	return false
+}
+
+// leadsTo reports whether the directive names one of the upstreams, or none that
+// could be compared.
+func (p *proxyLine) leadsTo(upstreams []string) bool {
+	if len(upstreams) == 0 {
+		return true
+	}
+	for _, w := range p.words {
+		if _, rest, ok := strings.Cut(w, "://"); ok {
+			w = rest
+		}
+		for _, u := range upstreams {
+			if w == u || w != "" && strings.TrimSuffix(strings.TrimSuffix(u, ":80"), ":443") == w || strings.HasPrefix(w, ":") && strings.HasSuffix(u, w) {
+				return true
+			}
+		}
+	}
+	return false
+}
