@@ -14,8 +14,10 @@ import (
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/cache"
 	"github.com/caddy-auth/caddy-auth/internal/feed"
+	"github.com/caddy-auth/caddy-auth/internal/redact"
 	"github.com/caddy-auth/caddy-auth/internal/redisx"
 	"github.com/caddy-auth/caddy-auth/internal/secret"
+	"github.com/caddy-auth/caddy-auth/internal/verifier"
 )
 
 func init() {
@@ -129,6 +131,11 @@ type App struct {
 	sites    json.RawMessage // the configuration of the app http; nil: not known
 	traced   bool            // a site has Caddy's tracing
 	spans    *spanMasking    // nil: there are none to mask
+
+	redirects *redirectGuard // nil: no auth was provisioned yet
+
+	allowedInURLs []redact.Allowance // by any site
+	allowedJWTs   verifier.Paths     // likewise
 }
 
 // CacheConfig sizes the memory tier.

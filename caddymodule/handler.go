@@ -190,6 +190,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if srv != nil && h.Streams != "detached" {
 		keepConn(srv)
 	}
+	if err := h.app.guardRedirects(ctx); err != nil {
+		return err
+	}
 	return h.checkServer(srv)
 }
 
@@ -236,6 +239,8 @@ func (h *Handler) compileSite() (*verifier.Site, error) {
 		rules.Query.AllowJWTPaths = paths
 	}
 	rules.Query.Allow = append(rules.Query.Allow, h.answerParams...)
+	h.app.allowedInURLs = append(h.app.allowedInURLs, rules.Query.Allow...)
+	h.app.allowedJWTs = append(h.app.allowedJWTs, h.AllowJWTPaths...)
 	for _, p := range h.Public {
 		rules.Public = append(rules.Public, verifier.PathRule{Methods: p.Methods, Paths: p.Paths})
 	}
