@@ -25,10 +25,12 @@ type admitted struct {
 // ours calls it before it can refuse a request or return an error, which may end
 // in an error route that proxies.
 func (h *Handler) admit(r *http.Request, in *admitted) {
-	in.presented = h.sources.Take(r.Header, h.app.rt.prefixes(), h.ForwardCredential)
+	prefixes := h.app.rt.prefixes()
+	in.presented = h.sources.Take(r.Header, prefixes, h.ForwardCredential)
 	if h.app.signIns.any() {
 		in.cookies = takeCookies(r)
 	}
+	h.sources.RemoveOurs(r.Header, prefixes, h.app.rt.verifier.Imported(), h.ForwardCredential)
 	h.policy.Clean(r, h.sources.Aliases())
 }
 
@@ -56,7 +58,7 @@ func (g *errorGuard) ServeHTTP(w http.ResponseWriter, r *http.Request, next cadd
 		prefixes := g.app.rt.prefixes()
 		for _, h := range g.handlers {
 			h.policy.RemoveOwn(r)
-			h.sources.TakeOurs(r.Header, prefixes, g.app.rt.verifier.Imported())
+			h.sources.RemoveOurs(r.Header, prefixes, g.app.rt.verifier.Imported(), false)
 		}
 	}
 	if w.Header().Get("Connection") == "close" { // a handler refused the request, unread

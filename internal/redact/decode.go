@@ -31,6 +31,43 @@ func decode(dst []byte, s string) []byte {
 	return dst
 }
 
+// maxStages bounds how often a text is decoded on its own, escape by escape.
+const maxStages = 4
+
+// stages calls look with s and with what each round of percent-decoding makes of it,
+// until look finds something or nothing is left to decode. decode alone would miss a
+// text that holds an escape itself: it decodes that one too.
+func stages(s string, look func(string) (found bool)) bool {
+	for range maxStages {
+		if look(s) {
+			return true
+		}
+		next := decodeOnce(s)
+		if next == s {
+			return false
+		}
+		s = next
+	}
+	return look(string(decode(nil, s)))
+}
+
+// decodeOnce undoes one round of percent-encoding. Malformed escapes stay.
+func decodeOnce(s string) string {
+	if strings.IndexByte(s, '%') < 0 {
+		return s
+	}
+	out := make([]byte, 0, len(s))
+	for i := 0; i < len(s); i++ {
+		if s[i] == '%' && i+2 < len(s) && isHex(s[i+1]) && isHex(s[i+2]) {
+			out = append(out, unhex(s[i+1])<<4|unhex(s[i+2]))
+			i += 2
+			continue
+		}
+		out = append(out, s[i])
+	}
+	return string(out)
+}
+
 func isHex(c byte) bool {
 	return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'f'
 }

@@ -12,13 +12,13 @@ func ScanImported(target string, known *auth.Imported) Finding {
 	if known.Len() == 0 {
 		return Finding{}
 	}
-	text := target
-	found, _ := known.FindAll(text)
-	if len(found) == 0 && strings.IndexByte(target, '%') >= 0 {
-		text = string(decode(nil, target))
-		found, _ = known.FindAll(text)
-	}
-	if len(found) == 0 {
+	var text string
+	var found []auth.Span
+	if !stages(target, func(s string) bool {
+		text = s
+		found, _ = known.FindAll(s)
+		return len(found) > 0
+	}) {
 		return Finding{}
 	}
 	f := Finding{What: KeyShape}
@@ -73,7 +73,10 @@ func (m *Masker) maskImported(s string) string {
 		if strings.IndexByte(s, '%') < 0 {
 			continue
 		}
-		if found, complete = known.FindAll(string(decode(nil, s))); len(found) > 0 || !complete {
+		if stages(decodeOnce(s), func(s string) bool {
+			found, complete := known.FindAll(s)
+			return len(found) > 0 || !complete
+		}) {
 			return Mark
 		}
 	}

@@ -63,3 +63,24 @@ func TestMasker_Imported(t *testing.T) {
 		t.Error("masked after its store had ended")
 	}
 }
+
+// TestImported_Escapes: a key that holds an escape itself is found however often a
+// URL or a text encodes it.
+func TestImported_Escapes(t *testing.T) {
+	const key = "tok%41-0123456789abcdef0123"
+	known, _ := auth.NewImported([]string{`tok%41-[0-9a-f]{20}`}, []uint64{auth.Sum(auth.FingerprintOf(key))})
+	m := redact.NewMasker()
+	m.SetImported(t, known)
+	encoded := key
+	for times := range 4 {
+		for _, target := range []string{"/?k=" + encoded, "/a/" + encoded, "/?a=b&k=" + encoded + "&c=d"} {
+			if f := redact.ScanImported(target, known); f.What != redact.KeyShape || len(f.Keys) != 1 || f.Keys[0] != key {
+				t.Errorf("%d times: %s: %+v", times, target, f)
+			}
+			if got := m.String(target); strings.Contains(got, "0123456789abcdef") {
+				t.Errorf("%d times: logged as %s", times, got)
+			}
+		}
+		encoded = strings.ReplaceAll(encoded, "%", "%25")
+	}
+}

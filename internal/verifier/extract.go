@@ -90,23 +90,6 @@ func (s *Sources) Take(h http.Header, prefixes []string, keep bool) Presented {
 	return p
 }
 
-// TakeOurs removes keys and tokens of this gateway from the headers of h that carry
-// them. It judges by their shape, for requests that may not be for a site that
-// reads them.
-func (s *Sources) TakeOurs(h http.Header, prefixes []string, imported *auth.Imported) {
-	ours := func(v string) bool {
-		return hidesKey(v, prefixes) || imported.Len() > 0 && redact.ScanImported(v, imported).What != redact.Nothing
-	}
-	for _, name := range s.keyHeaders {
-		if slices.ContainsFunc(h[name], ours) {
-			delete(h, name)
-		}
-	}
-	if s.bearer && slices.ContainsFunc(h[authorization], ours) {
-		delete(h, authorization)
-	}
-}
-
 // Same reports whether two sources are the same headers.
 func (s *Sources) Same(o *Sources) bool {
 	return s.bearer == o.bearer && slices.Equal(s.keyHeaders, o.keyHeaders)

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/base64"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -297,5 +298,22 @@ func TestNetworks(t *testing.T) {
 				t.Errorf("warned: %v, want %v", warned, want)
 			}
 		})
+	}
+}
+
+// TestCredentials_NoneGoesUpstream: a service never sees a key of this gateway in a
+// header, whatever the site reads.
+func TestCredentials_NoneGoesUpstream(t *testing.T) {
+	g := start(t, options{site: "auth {\nfrom header X-API-Key\npublic /open\n}"})
+	key := g.plainKey()
+	for _, target := range []string{"/", "/open"} {
+		s := g.ok(g.get(target, "X-API-Key: "+key, "Authorization: Bearer "+key, "X-Other: k "+key, "Cookie: a=1; k="+key, "Referer: http://x.test/?k="+key))
+		if text := fmt.Sprint(s.Header); strings.Contains(text, key[10:]) || s.Header.Get("Cookie") != "a=1" {
+			t.Errorf("%s: the upstream sees %s", target, text)
+		}
+	}
+	s := g.ok(g.get("/", "X-API-Key: "+key, "Authorization: Bearer of-an-app"))
+	if s.Header.Get("Authorization") != "Bearer of-an-app" {
+		t.Error("the app's own token is gone")
 	}
 }
