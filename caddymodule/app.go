@@ -173,6 +173,9 @@ func (App) CaddyModule() caddy.ModuleInfo {
 // It opens no connection and writes no file.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.log = ctx.Logger()
+	if err := expandAll(a); err != nil {
+		return err
+	}
 	if a.KeyPrefix == "" {
 		a.KeyPrefix = DefaultKeyPrefix
 	}

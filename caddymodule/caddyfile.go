@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 
@@ -54,7 +55,7 @@ func block(d *caddyfile.Dispenser, what string, each map[string]func(*caddyfile.
 		name := d.Val()
 		parse, ok := each[name]
 		if !ok {
-			return d.Errf("unrecognized subdirective of %s: %s", what, name)
+			return d.Errf("unrecognized subdirective of %s: %s: %s", what, name, thereAre(name, slices.Sorted(maps.Keys(each))))
 		}
 		if what != "auth_require" && name == "environment" || !repeatable[name] {
 			if err := seen.check(d, name); err != nil {
@@ -161,6 +162,9 @@ func (a *App) parseStore(d *caddyfile.Dispenser) error {
 		return d.ArgErr()
 	}
 	name := d.Val()
+	if _, err := caddy.GetModule("auth.stores." + name); err != nil {
+		return d.WrapErr(unknownName("store", name, storeNames()))
+	}
 	mod, err := caddyfile.UnmarshalModule(d, "auth.stores."+name)
 	if err != nil {
 		return err

@@ -104,6 +104,9 @@ func (h *Handler) parsePublic(d *caddyfile.Dispenser) error {
 		if len(rule.Paths) > 0 {
 			return d.Errf("public: %q after a path: methods come first, and paths begin with a slash", arg)
 		}
+		if strings.ToUpper(arg) != arg {
+			return d.Errf("public: %q is no path, which begins with a slash (/%s), and no method, which has upper-case letters (GET)", arg, strings.TrimPrefix(arg, "/"))
+		}
 		rule.Methods = append(rule.Methods, arg)
 	}
 	if err := (verifier.PathRule{Methods: rule.Methods, Paths: rule.Paths}).Validate(); err != nil {
@@ -120,6 +123,11 @@ func (h *Handler) parseEnvironment(d *caddyfile.Dispenser) error {
 	if len(h.Environments) > 1 && slices.Contains(h.Environments, verifier.AnyEnvironment) {
 		return d.Err("environment: any stands alone")
 	}
+	for _, name := range h.Environments {
+		if err := checkEnvironment(name); err != nil {
+			return d.WrapErr(err)
+		}
+	}
 	return nil
 }
 
@@ -130,7 +138,7 @@ func (h *Handler) parseFrom(d *caddyfile.Dispenser) error {
 	if err := words(&h.FromHeaders)(d); err != nil {
 		return err
 	}
-	if _, err := verifier.NewSources(h.FromHeaders); err != nil {
+	if _, err := verifier.NewSources(h.FromHeaders); err != nil && !strings.Contains(strings.Join(h.FromHeaders, ""), "{") {
 		return d.Errf("from header: %v", err)
 	}
 	return nil
@@ -141,7 +149,7 @@ func (h *Handler) parseAccept(d *caddyfile.Dispenser) error {
 		return err
 	}
 	for _, m := range h.Accept {
-		if !slices.Contains(auth.Methods(), auth.Method(m)) {
+		if !strings.Contains(m, "{") && !slices.Contains(auth.Methods(), auth.Method(m)) {
 			return d.Errf("accept: unknown method %q, want one of %v", m, auth.Methods())
 		}
 	}
@@ -153,8 +161,8 @@ func (h *Handler) parseScopes(d *caddyfile.Dispenser) error {
 		return err
 	}
 	for _, s := range h.RequireScopes {
-		if err := auth.CheckScope(s); err != nil {
-			return d.Errf("require_scope: %v", err)
+		if err := auth.CheckNewScope(s); err != nil && !strings.Contains(s, "{") {
+			return d.WrapErr(hinted(wrapIf("require_scope", err)))
 		}
 	}
 	return nil

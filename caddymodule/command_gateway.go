@@ -55,10 +55,8 @@ func gateway(ctx context.Context, s *session) error {
 	if err := errors.Join(checkAddress("--from", from), secret.CheckEnvironment(env)); err != nil {
 		return err
 	}
-	for _, sc := range scopes {
-		if err := auth.CheckScope(sc); err != nil {
-			return err
-		}
+	if err := auth.CheckNewScopes(scopes); err != nil {
+		return err
 	}
 	shown := to
 	if to == "" {

@@ -101,6 +101,9 @@ func readSpec(cmd *cobra.Command) (func(*manage.KeySpec), error) {
 	if f.Changed("scope") {
 		v, _ := f.GetStringArray("scope")
 		v = nonEmpty(v)
+		if err := auth.CheckNewScopes(v); err != nil {
+			return nil, usageError{err}
+		}
 		edits = append(edits, func(s *manage.KeySpec) { s.Scopes = v })
 	}
 	if f.Changed("name") {

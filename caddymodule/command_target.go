@@ -201,7 +201,11 @@ func targetOfConfig(path, adapter string) (*target, error) {
 			return nil, fmt.Errorf("reading the auth app in %s: %w", path, err)
 		}
 	}
-	t := &target{prefix: app.KeyPrefix, from: path, path: path, adapter: adapter, app: app, config: text, environments: acceptedEnvironments(config.Apps["http"])}
+	prefix, err := expandText(app.KeyPrefix)
+	if err != nil { // what mends a configuration must not need it whole
+		prefix = ""
+	}
+	t := &target{prefix: prefix, from: path, path: path, adapter: adapter, app: app, config: text, environments: acceptedEnvironments(config.Apps["http"])}
 	if t.prefix == "" {
 		t.prefix = DefaultKeyPrefix
 	}
@@ -239,6 +243,9 @@ func acceptedEnvironments(httpApp json.RawMessage) []string {
 				envs, _ := n["environments"].([]any)
 				for _, e := range envs {
 					name, _ := e.(string)
+					if name, _ = expandText(name); name == "" {
+						name = verifier.AnyEnvironment // not known here
+					}
 					anything = anything || name == verifier.AnyEnvironment
 					out = append(out, name)
 				}

@@ -154,6 +154,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.app, h.log = app.(*App), ctx.Logger()
+	if err := expandAll(h); err != nil {
+		return err
+	}
 	h.explain = h.app.explain
 	h.decisions = newDecisionLog(h.app.log)
 	h.plainHTTP = new(atomic.Bool)
@@ -202,7 +205,8 @@ func (h *Handler) checkServer(srv *caddyhttp.Server) error {
 	var errs []error
 	for _, name := range h.sources.KeyHeaders() {
 		if h.policy.Claims(name) {
-			errs = append(errs, fmt.Errorf("header %s carries a credential and would also be an identity header", name))
+			errs = append(errs, fmt.Errorf("header %[1]s carries credentials, and its name is also one of the identity headers (%[2]s*): "+
+				"give the latter another prefix, as in identity_headers { prefix X-Gateway- }, which upstreams then read; or use another header for keys", name, h.policy.Prefix()))
 		}
 	}
 	h.policy.Exempt(h.sources.KeyHeaders()...)
@@ -210,6 +214,9 @@ func (h *Handler) checkServer(srv *caddyhttp.Server) error {
 	masker.AddParams(h.RefuseQuery...)
 	if srv == nil {
 		return errors.Join(errs...)
+	}
+	for _, name := range h.sources.KeyHeaders() {
+		errs = append(errs, checkArrives(srv, name))
 	}
 	if srv.Logs != nil && srv.Logs.ShouldLogCredentials && h.app.UnsafeLogs == nil {
 		errs = append(errs, errors.New("log_credentials makes Caddy print Authorization headers and cookies: remove it from the servers options, or put unsafe_logs into the global auth block"))
@@ -270,7 +277,7 @@ func (c *IdentityHeaders) over(app *IdentityHeaders) forward.Config {
 			continue
 		}
 		if block.Prefix != "" {
-			out.Strip = append(out.Strip, out.Prefix+"*")
+			out.Former = append(out.Former, out.Prefix)
 			out.Prefix = block.Prefix
 		}
 		for header, field := range block.Map {
@@ -297,6 +304,9 @@ func oneOf(what, have string, allowed ...string) error {
 func wrapIf(what string, err error) error {
 	if err == nil {
 		return nil
+	}
+	if masker.Name(what) { // a log would take what follows for the secret
+		return fmt.Errorf("%s can't be used: %w", what, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
 }

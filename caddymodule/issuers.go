@@ -342,7 +342,7 @@ func (s *issuers) tokens(names []string) (*verifier.Tokens, error) {
 		if _, opaque := s.opaque[name]; opaque {
 			mine = append(mine, name)
 		} else if !isJWT {
-			return nil, fmt.Errorf("there is no issuer %q", name)
+			return nil, fmt.Errorf("%w%s", unknownName("issuer", name, s.names()), lineOf("issuers", name))
 		}
 	}
 	if len(names) == 0 {

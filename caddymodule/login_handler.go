@@ -64,9 +64,12 @@ func (l *LoginHandler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	known := app.(*App).signIns
+	if l.Login, err = expandText(l.Login); err != nil {
+		return fmt.Errorf("auth_login: %w", err)
+	}
 	s := known.byName[l.Login]
 	if s == nil {
-		return fmt.Errorf("auth_login: there is no login %q in the global auth block, only %q", l.Login, slices.Sorted(maps.Keys(known.byName)))
+		return fmt.Errorf("auth_login: %w%s", unknownName("login", l.Login, slices.Sorted(maps.Keys(known.byName))), lineOf("auth_login", l.Login))
 	}
 	l.Handler.login = s
 	// A code may have any form, also that of a token.

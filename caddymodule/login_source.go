@@ -66,18 +66,18 @@ func newLoginSource(name string, c *LoginConfig, claims verifier.ClaimRules, rt 
 	var secret grant.Secret
 	if c.ClientSecretFile != "" {
 		if s.file, err = outbound.NewFile(c.ClientSecretFile, check); err != nil {
-			return nil, fmt.Errorf("client_secret: %w", err)
+			return nil, fmt.Errorf("client_secret can't be used: %w", err)
 		}
 		secret = s.file
 	} else {
 		if err := check(c.ClientSecret); err != nil {
-			return nil, fmt.Errorf("client_secret: %w", err)
+			return nil, fmt.Errorf("client_secret can't be used: %w", err)
 		}
 		secret = grant.Fixed(auth.NewSecret(c.ClientSecret))
 	}
 	endpoint, err := grant.NewEndpoint(grant.Config{ClientID: c.ClientID, Auth: c.Auth, Secret: secret, Scopes: c.Scopes, Timeout: time.Duration(c.Timeout)})
 	if err != nil {
-		return nil, fmt.Errorf("client_secret: %w", err)
+		return nil, fmt.Errorf("client_secret can't be used: %w", err)
 	}
 	s.hidden.hideSecret(secret.Current())
 	s.http = fetch.New(keysTimeout, keysConns)

@@ -44,7 +44,7 @@ func TestLoginConfig_Refuses(t *testing.T) {
 		"after_logout":              func(c *LoginConfig) { c.AfterLogout = "http://elsewhere.example" },
 		`logout_path "/"`:           func(c *LoginConfig) { c.LogoutPath = "/" },
 		"auth: unknown value":       func(c *LoginConfig) { c.Auth = "jwt" },
-		"client_secret: ":           func(c *LoginConfig) { c.ClientSecret = "{env.NO_SUCH_THING}" },
+		"client_secret can't be used: ":           func(c *LoginConfig) { c.ClientSecret = "{env.NO_SUCH_THING}" },
 	} {
 		c := good()
 		change(c)

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"reflect"
 	"slices"
+	"strings"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/types/ref"
@@ -80,14 +81,14 @@ func (m MatchSubject) MatchWithError(r *http.Request) (bool, error) {
 
 // MatchWithError implements caddyhttp.RequestMatcherWithError.
 func (m MatchEnvironment) MatchWithError(r *http.Request) (bool, error) {
-	id := identityOf(r)
-	return id != nil && id.Environment != "" && slices.Contains(m, id.Environment), nil
+	id, expand := identityOf(r), expander(r)
+	return id != nil && id.Environment != "" && slices.ContainsFunc(m, func(s string) bool { return expand(s) == id.Environment }), nil
 }
 
 // MatchWithError implements caddyhttp.RequestMatcherWithError.
 func (m MatchMethod) MatchWithError(r *http.Request) (bool, error) {
-	id := identityOf(r)
-	return id != nil && slices.Contains(m, string(id.Method)), nil
+	id, expand := identityOf(r), expander(r)
+	return id != nil && slices.ContainsFunc(m, func(s string) bool { return expand(s) == string(id.Method) }), nil
 }
 
 // Match implements caddyhttp.RequestMatcher.
@@ -120,7 +121,15 @@ func (m *MatchSubject) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 //
 //	auth_environment <names...>
 func (m *MatchEnvironment) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	return matcherWords(d, (*[]string)(m))
+	if err := matcherWords(d, (*[]string)(m)); err != nil {
+		return err
+	}
+	for _, name := range *m {
+		if err := checkEnvironment(name); err != nil {
+			return d.Errf("auth_environment: %v", err)
+		}
+	}
+	return nil
 }
 
 // UnmarshalCaddyfile sets up the matcher from Caddyfile tokens. Syntax:
@@ -131,7 +140,7 @@ func (m *MatchMethod) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return err
 	}
 	for _, name := range *m {
-		if err := checkMethod(name); err != nil {
+		if err := checkMethod(name); err != nil && !strings.Contains(name, "{") {
 			return d.Errf("auth_method: %v", err)
 		}
 	}

@@ -94,6 +94,13 @@ func (i *Introspect) Provision(ctx caddy.Context) error {
 
 func (e *Endpoint) provision(ctx caddy.Context, name, path string, known func(*oauth.Endpoints) *string) error {
 	e.name = name
+	for _, text := range []*string{&e.Path, &e.URL} {
+		out, err := expandText(*text)
+		if err != nil {
+			return err
+		}
+		*text = out
+	}
 	e.answer = &Handler{answersOnly: true, ForwardCredential: true} // clients prove who they are to the endpoint itself
 	if err := e.answer.Provision(ctx); err != nil {
 		return err

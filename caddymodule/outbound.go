@@ -158,9 +158,9 @@ func (c *OutboundConfig) check(name string) error {
 	case c.TokenURL == "" || c.ClientID == "":
 		return auth.WithHint(errors.New("want token_url, client_id and client_secret, or a header with a key"), "see docs/outbound.md")
 	case fileInside(c.ClientSecret):
-		return errors.New("client_secret: a {file.X} inside of a value would not be watched: write it alone")
+		return errors.New("client_secret has a {file.X} inside of a value, which would not be watched: write it alone")
 	case (c.ClientSecret == "") == (c.ClientSecretFile == ""):
-		return errors.New("want one client_secret (for private_key_jwt: one private_key), as a value or a file")
+		return errors.New("want one client_secret, as a value or a file; with private_key_jwt it is a private_key")
 	}
 	signs := c.Auth == grant.AuthPrivateKeyJWT
 	if !signs && (c.KeyID != "" || c.Algorithm != "" || c.AssertionAudience != "") {

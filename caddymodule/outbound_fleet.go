@@ -50,7 +50,7 @@ func (m meeting) Get(ctx context.Context) ([]byte, error) {
 	plain, err := e.Open(name, sealed)
 	if err != nil { // another key is no better than a forgery here
 		metrics.refused.Inc()
-		return nil, fmt.Errorf("opening the fleet's token: %w", errors.Join(auth.ErrCorrupt, err))
+		return nil, fmt.Errorf("opening what the fleet shares: %w", errors.Join(auth.ErrCorrupt, err))
 	}
 	return plain, nil
 }

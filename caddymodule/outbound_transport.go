@@ -107,9 +107,13 @@ func (t *OutboundTransport) Provision(ctx caddy.Context) error {
 	if t.ReplayBody > maxReplayBody {
 		return fmt.Errorf("replay_body: want at most %d", int64(maxReplayBody))
 	}
+	var err error
+	if t.Outbound, err = expandText(t.Outbound); err != nil {
+		return fmt.Errorf("transport auth_outbound: %w", err)
+	}
 	app, err := ctx.AppIfConfigured("auth")
 	if errors.Is(err, caddy.ErrNotConfigured) {
-		return fmt.Errorf("transport auth_outbound %s: there is no global auth block with an outbound %s", t.Outbound, t.Outbound)
+		return fmt.Errorf("transport auth_outbound %s: there is no global auth block with an outbound %s%s", t.Outbound, t.Outbound, lineOf("auth_outbound", t.Outbound))
 	}
 	if err != nil {
 		return err
@@ -123,7 +127,7 @@ func (t *OutboundTransport) Provision(ctx caddy.Context) error {
 			return err
 		}
 	} else {
-		return fmt.Errorf("transport auth_outbound: there is no outbound %q in the global auth block, only %q", t.Outbound, slices.Sorted(maps.Keys(t.app.outbound.sources)))
+		return fmt.Errorf("transport auth_outbound: %w%s", unknownName("outbound", t.Outbound, slices.Sorted(maps.Keys(t.app.outbound.sources))), lineOf("auth_outbound", t.Outbound))
 	}
 	t.decisions, t.plainHTTP = newDecisionLog(t.app.log), new(atomic.Bool)
 	if t.problems, err = problem.NewWriter("", t.app.ProblemTypes, nil); err != nil {

@@ -70,6 +70,14 @@ func (q *Require) Provision(ctx caddy.Context) error {
 // check refuses names that nothing can have.
 func (q *Require) check() error {
 	var errs []error
+	for _, s := range slices.Concat(q.Scopes, q.AnyScopes) {
+		if err := auth.CheckNewScope(s); err != nil && !strings.Contains(s, "{") {
+			errs = append(errs, hinted(wrapIf("auth_require", err)))
+		}
+	}
+	for _, name := range q.Environments {
+		errs = append(errs, wrapIf("auth_require", checkEnvironment(name)))
+	}
 	for _, m := range q.Methods {
 		if !strings.Contains(m, "{") {
 			errs = append(errs, checkMethod(m))
@@ -78,7 +86,7 @@ func (q *Require) check() error {
 	known := q.fallback.app.issuers.names()
 	for _, name := range q.Issuers {
 		if !strings.Contains(name, "{") && !slices.Contains(known, name) {
-			errs = append(errs, fmt.Errorf("auth_require: there is no issuer %q", name))
+			errs = append(errs, fmt.Errorf("auth_require: %w%s", unknownName("issuer", name, known), lineOf("auth_require", name)))
 		}
 	}
 	return errors.Join(errs...)

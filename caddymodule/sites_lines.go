@@ -132,3 +132,33 @@ func (p *proxyLine) leadsTo(upstreams []string) bool {
 	}
 	return false
 }
+
+// lineOf says where the Caddyfile that was adapted last has a directive with an
+// argument, as " (Caddyfile:12)", or "".
+func lineOf(directive, argument string) string {
+	file := adaptedFrom.Load()
+	if file == nil || *file == "" {
+		return ""
+	}
+	text, err := os.ReadFile(*file)
+	if err != nil {
+		return ""
+	}
+	blocks, err := caddyfile.Parse(*file, text)
+	if err != nil {
+		return ""
+	}
+	for _, block := range blocks {
+		for _, segment := range block.Segments {
+			line, found := -1, false // of the directive that was seen last
+			for _, t := range segment {
+				if t.Text == directive {
+					line, found = t.Line, true
+				} else if found && t.Line == line && t.Text == argument {
+					return fmt.Sprintf(" (%s:%d)", t.File, t.Line)
+				}
+			}
+		}
+	}
+	return ""
+}

@@ -66,6 +66,9 @@ func (k *WellKnown) Provision(ctx caddy.Context) error {
 		return err
 	}
 	k.app = app.(*App)
+	if err := expandAll(k); err != nil {
+		return err
+	}
 	k.answer = &Handler{answersOnly: true}
 	if err := k.answer.Provision(ctx); err != nil {
 		return err

@@ -23,6 +23,25 @@ func CommonScopes(a, b string) string {
 	return strings.Join(slices.Compact(slices.Sorted(slices.Values(out))), " ")
 }
 
+// CheckNewScope is CheckScope for scopes that people write down. A comma in one is
+// nearly always meant to divide two, so it is refused; scopes that exist keep it.
+func CheckNewScope(s string) error {
+	if strings.Contains(s, ",") {
+		return WithHint(Invalidf("scope %q has a comma in it", s), "name each scope by itself: "+strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == ',' }), " and "))
+	}
+	return CheckScope(s)
+}
+
+// CheckNewScopes is CheckNewScope for each of several.
+func CheckNewScopes(scopes []string) error {
+	for _, s := range scopes {
+		if err := CheckNewScope(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // CheckScope says what is wrong with a scope token (RFC 6749, 3.3).
 func CheckScope(s string) error {
 	if s == "" || len(s) > 128 {

@@ -52,7 +52,8 @@ type Mapping struct {
 
 // Config is the identity_headers block.
 type Config struct {
-	Prefix string // default X-Auth-
+	Prefix string   // default X-Auth-
+	Former []string // other prefixes that upstreams may still read: such names go too, but headers of credentials may have one
 	Map    []Mapping
 	Strip  []string // more names to remove; a trailing * makes a prefix
 	Keep   []string // names of other gateways' headers that pass
@@ -73,6 +74,7 @@ type Policy struct {
 	prefix  string
 	exact   map[string]bool // folded names to remove; true: they are ours
 	own     []string        // folded prefixes to remove that are ours
+	former  []string        // and that were
 	foreign []string        // and others
 	keep    map[string]bool // folded
 	begins  [256]uint64     // by the first byte of names to remove: their second bytes, mod 64
@@ -105,6 +107,9 @@ func Compile(c Config) (*Policy, error) {
 		p.headers = append(p.headers, h)
 	}
 	p.own = append(p.own, fold(c.Prefix))
+	for _, former := range c.Former {
+		p.former = append(p.former, fold(former))
+	}
 	for _, m := range c.Map {
 		h, err := compileMapping(m)
 		if err != nil {
@@ -124,7 +129,7 @@ func Compile(c Config) (*Policy, error) {
 	for n := range p.exact {
 		p.markBeginning(n)
 	}
-	for _, n := range slices.Concat(p.own, p.foreign, takenOff) {
+	for _, n := range slices.Concat(p.own, p.former, p.foreign, takenOff) {
 		p.markBeginning(n)
 	}
 	return p, errors.Join(errs...)
@@ -213,8 +218,8 @@ func (p *Policy) compileKeep(c Config) []error {
 // others has such a name. Call it before the policy is used.
 func (p *Policy) Exempt(names ...string) {
 	for _, name := range names {
-		if f := fold(name); !p.ownName([]byte(f)) {
-			p.keep[f] = true
+		if !p.Claims(name) {
+			p.keep[fold(name)] = true
 		}
 	}
 }
@@ -226,7 +231,7 @@ func (p *Policy) Same(o *Policy) bool {
 		maps.DeleteFunc(names, func(_ string, own bool) bool { return !own })
 		return names
 	}
-	return slices.Equal(p.own, o.own) && maps.Equal(own(p), own(o)) && maps.Equal(p.keep, o.keep)
+	return slices.Equal(p.own, o.own) && slices.Equal(p.former, o.former) && maps.Equal(own(p), own(o)) && maps.Equal(p.keep, o.keep)
 }
 
 // Names returns the canonical names of the headers the policy sets.
@@ -238,6 +243,9 @@ func (p *Policy) Names() []string {
 	return out
 }
 
+// Prefix is what the names of identity headers begin with.
+func (p *Policy) Prefix() string { return p.prefix }
+
 // AssertionHeader is the canonical name of the header for signed assertions,
 // which the policy removes from requests like its own.
 func (p *Policy) AssertionHeader() string { return http.CanonicalHeaderKey(p.prefix + "Assertion") }
@@ -245,8 +253,8 @@ func (p *Policy) AssertionHeader() string { return http.CanonicalHeaderKey(p.pre
 // Claims reports whether the policy sets a header of that name, or was told to
 // strip it.
 func (p *Policy) Claims(name string) bool {
-	var buf [maxFold]byte
-	return p.ownName(auth.AppendFolded(buf[:0], name))
+	folded := auth.AppendFolded(nil, name)
+	return len(folded) > 0 && !p.keep[string(folded)] && (p.exact[string(folded)] || hasPrefix(folded, p.own))
 }
 
 const maxFold = 96
@@ -283,7 +291,7 @@ func (p *Policy) ownName(folded []byte) bool {
 	if len(folded) == 0 || p.keep[string(folded)] {
 		return false
 	}
-	return p.exact[string(folded)] || hasPrefix(folded, p.own)
+	return p.exact[string(folded)] || hasPrefix(folded, p.own) || hasPrefix(folded, p.former)
 }
 
 func hasPrefix(folded []byte, prefixes []string) bool {

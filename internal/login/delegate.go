@@ -110,7 +110,7 @@ func (d *Delegate) get(ctx context.Context, id, refused string) (auth.Secret, er
 		select {
 		case <-flight.done:
 		case <-ctx.Done():
-			return auth.Secret{}, fmt.Errorf("waiting for a token: %w", context.Cause(ctx))
+			return auth.Secret{}, fmt.Errorf("waiting for a token that another request gets: %w", context.Cause(ctx))
 		}
 		if flight.saving {
 			continue

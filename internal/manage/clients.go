@@ -364,7 +364,7 @@ func (m *Manager) FindClient(ctx context.Context, text auth.Secret) (*auth.Clien
 		return nil, err
 	}
 	if l.Client == nil {
-		return nil, fmt.Errorf("no client with this secret: %w", auth.ErrNotFound)
+		return nil, fmt.Errorf("no client with this secret is known: %w", auth.ErrNotFound)
 	}
 	return m.db.Client(ctx, l.Client.ID)
 }

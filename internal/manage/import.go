@@ -68,7 +68,7 @@ func (p *Pattern) CheckImport(row ImportRow, now time.Time) (*Imported, error) {
 	if err := p.checkFields(row); err != nil {
 		return nil, err
 	}
-	return out, errors.Join(p.checkHint(out.hint, row.Key.Reveal()), out.spec.normalize(now))
+	return out, errors.Join(p.checkHint(out.hint, row.Key.Reveal()), auth.CheckNewScopes(out.spec.Scopes), out.spec.normalize(now))
 }
 
 // ImportCount is what became of rows.

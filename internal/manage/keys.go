@@ -392,7 +392,7 @@ func (m *Manager) Find(ctx context.Context, text auth.Secret) (*auth.Key, error)
 		case secret.KindOf(trimmed) == secret.AccessToken:
 			err = auth.WithHint(err, "it is a token of this gateway: caddy-auth token revoke --stdin")
 		case secret.KindOf(trimmed) == secret.ClientSecret:
-			err = auth.WithHint(err, "it is a client's secret: caddy-auth client find, then: client rotate ID --overlap 0s")
+			err = auth.WithHint(err, "it is a client's secret; find the client, then replace it: caddy-auth client rotate ID --overlap 0s")
 		}
 		return nil, err
 	}

@@ -45,7 +45,7 @@ func (b *Batcher) Issue(ctx context.Context, i *Issue) error {
 	b.mu.Lock()
 	if len(b.pending) >= maxPending {
 		b.mu.Unlock()
-		return fmt.Errorf("writing a token: %w", auth.ErrOverloaded)
+		return fmt.Errorf("writing a token that was issued: %w", auth.ErrOverloaded)
 	}
 	b.pending = append(b.pending, w)
 	if !b.running {
@@ -57,7 +57,7 @@ func (b *Batcher) Issue(ctx context.Context, i *Issue) error {
 	case err := <-w.done:
 		return err
 	case <-ctx.Done():
-		return fmt.Errorf("writing a token: %w", context.Cause(ctx))
+		return fmt.Errorf("writing a token that was issued: %w", context.Cause(ctx))
 	}
 }
 

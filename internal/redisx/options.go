@@ -51,7 +51,7 @@ type Options struct {
 // redis://[user[:password]@]host[:port][/db]. Its errors never contain the
 // URL, which may hold a password.
 func ParseURL(text string) (Options, error) {
-	const want = "want redis://[user:password@]host:port/db, rediss:// for TLS, or unix:///path"
+	const want = "want redis://host:port/db, with user:password and an at sign before the host if it needs them, rediss:// for TLS, or unix:///path"
 	u, err := url.Parse(text)
 	if err != nil || u.Fragment != "" {
 		return Options{}, auth.Invalidf("not a Redis URL: %s", want)

@@ -101,11 +101,14 @@ func (s *Sources) Aliases() map[string]bool { return s.folded }
 func (s *Sources) read(h http.Header, prefixes []string) Presented {
 	var p Presented
 	count := 0
+	empty := false // a header of keys that holds none
 	for _, name := range s.keyHeaders {
-		if vals, ok := h[name]; ok {
-			count += max(len(vals), 1)
-			if len(vals) == 1 {
-				p.Credential = vals[0]
+		vals, ok := h[name]
+		empty = empty || ok
+		for _, v := range vals {
+			if !blank(v) {
+				p.Credential = v
+				count++
 			}
 		}
 	}
@@ -113,19 +116,35 @@ func (s *Sources) read(h http.Header, prefixes []string) Presented {
 	var authz []string
 	if s.bearer {
 		authz = h[authorization]
-		count += len(authz)
 	}
 	if len(authz) == 1 && foreignScheme(authz[0]) {
 		p.Foreign = !hidesKey(authz[0], prefixes)
 	}
+	if fromKeyHeader {
+		for _, v := range authz { // what is empty, or of a scheme that isn't ours, is no second credential
+			switch {
+			case isBearer(v) && !blank(v[len("Bearer"):]), hidesKey(v, prefixes):
+				count++
+			case len(authz) == 1 && !isBearer(v) && !blank(v):
+				p.Foreign = true
+			}
+		}
+	} else {
+		count += len(authz)
+	}
 	switch {
+	case count == 0 && empty:
+		return Presented{Refusal: invalid("empty credential: send " + s.advice)}
 	case count == 0:
 		return p
 	case count > 1:
 		return Presented{Foreign: p.Foreign, Refusal: invalid("more than one credential: send one of " + s.advice)}
 	case fromKeyHeader:
-		if p.Refusal = checkCredential(p.Credential, s.advice); p.Refusal == nil && isAccessToken(p.Credential, prefixes) {
-			p.Refusal = invalid("an access token goes into Authorization: Bearer <token> (RFC 6750, 2.1)")
+		if refusal := checkCredential(p.Credential, s.advice); refusal != nil {
+			return Presented{Foreign: p.Foreign, Refusal: refusal}
+		}
+		if isAccessToken(p.Credential, prefixes) {
+			return Presented{Foreign: p.Foreign, Refusal: invalid("an access token goes into Authorization: Bearer <token> (RFC 6750, 2.1)")}
 		}
 		return p
 	}
@@ -137,6 +156,9 @@ func (s *Sources) read(h http.Header, prefixes []string) Presented {
 	}
 	return readBearer(authz[0], s.advice)
 }
+
+// blank reports whether a header's value is empty.
+func blank(v string) bool { return strings.Trim(v, " \t") == "" }
 
 // isAccessToken reports whether a credential has the form of a token of ours.
 func isAccessToken(c string, prefixes []string) bool {

@@ -99,11 +99,17 @@ func MatchRules(rules []PathRule, method, path string) bool {
 	}
 	decoded := decodePath(path)
 	for _, r := range rules {
-		if (len(r.Methods) == 0 || slices.Contains(r.Methods, method)) && Paths(r.Paths).matchDecoded(decoded) {
+		if r.takes(method) && Paths(r.Paths).matchDecoded(decoded) {
 			return true
 		}
 	}
 	return false
+}
+
+// takes reports whether a rule is for a method. HEAD is GET without the answer's
+// body (RFC 9110, 9.3.2), so a rule for GET is for it too.
+func (r *PathRule) takes(method string) bool {
+	return len(r.Methods) == 0 || slices.Contains(r.Methods, method) || method == http.MethodHead && slices.Contains(r.Methods, http.MethodGet)
 }
 
 // oddMethod reports whether a method has lower-case letters: RFC 9110, 9.1

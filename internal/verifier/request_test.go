@@ -62,12 +62,17 @@ func FuzzTake(f *testing.F) {
 		for _, k := range []string{key1, key2} {
 			if k != "" {
 				h["X-Api-Key"] = append(h["X-Api-Key"], k)
+			}
+			if strings.Trim(k, " \t") != "" { // what is empty is none
 				sent = append(sent, k)
 			}
 		}
 		if authorization != "" {
 			h["Authorization"] = []string{authorization}
-			sent = append(sent, authorization)
+			scheme, token, _ := strings.Cut(authorization, " ")
+			if len(sent) == 0 || strings.EqualFold(scheme, "Bearer") && strings.Trim(token, " \t") != "" { // another scheme is not ours
+				sent = append(sent, authorization)
+			}
 		}
 		p := s.Take(h, []string{"ca"}, false)
 		if p.Refusal != nil && p.Credential != "" && len(sent) > 1 {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/redact"
+	"github.com/caddy-auth/caddy-auth/internal/secret"
 	"github.com/caddy-auth/caddy-auth/internal/urlpath"
 )
 
@@ -50,12 +51,17 @@ func NewSite(r SiteRules) (*Site, error) {
 		}
 	}
 	for _, s := range r.RequireScopes {
-		if err := auth.CheckScope(s); err != nil {
+		if err := auth.CheckNewScope(s); err != nil {
 			errs = append(errs, fmt.Errorf("require_scope: %w", err))
 		}
 	}
 	if slices.Contains(r.Environments, AnyEnvironment) && len(r.Environments) > 1 {
 		errs = append(errs, auth.Invalidf("environment: any stands alone"))
+	}
+	for _, name := range r.Environments {
+		if err := secret.CheckEnvironment(name); err != nil && name != AnyEnvironment {
+			errs = append(errs, fmt.Errorf("environment: %w", err))
+		}
 	}
 	return &Site{rules: r, scanner: redact.NewScanner(r.Query)}, errors.Join(errs...)
 }

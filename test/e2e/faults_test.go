@@ -211,8 +211,8 @@ func TestConfigurationsThatAreRefused(t *testing.T) {
 		o    options
 		want string
 	}{
-		"identity header is a credential": {options{auth: "key_header X-Auth-Key", site: "auth"}, "would also be an identity header"},
-		"mapped onto the key header":      {options{site: "auth {\nidentity_headers {\nmap X-API-Key subject\n}\n}"}, "would also be an identity header"},
+		"identity header is a credential": {options{auth: "key_header X-Auth-Key", site: "auth"}, "is also one of the identity headers"},
+		"mapped onto the key header":      {options{site: "auth {\nidentity_headers {\nmap X-API-Key subject\n}\n}"}, "is also one of the identity headers"},
 		"underscore spelling expected":    {options{global: "servers {\nexpected_underscore_headers X_Auth_Subject\n}", site: "auth"}, "spelling of an identity header"},
 		"master key":                      {options{auth: "master_key short", site: "auth"}, "want 32 bytes"},
 		"master key from nowhere":         {options{auth: "master_key {env.NO_SUCH_VARIABLE}", site: "auth"}, "master_key"},

@@ -63,7 +63,7 @@ var sessionAttrs = regexp.MustCompile(`target_session_attrs\s*=\s*'?([a-z-]*)`)
 func New(dsn string) (*Backend, error) {
 	config, err := pgx.ParseConfig(dsn)
 	if err != nil {
-		return nil, auth.WithHint(auth.Invalidf("not a PostgreSQL DSN%s", reason(err)), "want postgres://user:password@host:5432/database?sslmode=verify-full, several hosts with commas")
+		return nil, auth.WithHint(auth.Invalidf("not a PostgreSQL DSN%s", reason(err)), "want postgres://host:5432/database?sslmode=verify-full, with user:password and an at sign before the host, and commas between several hosts")
 	}
 	if m := sessionAttrs.FindStringSubmatch(dsn); m != nil && m[1] != "read-write" && m[1] != "primary" {
 		return nil, auth.Invalidf("target_session_attrs: the store is read from the primary only: leave it out, or say read-write")
