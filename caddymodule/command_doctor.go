@@ -24,15 +24,16 @@ import (
 func doctorCommand() caddycmd.Command {
 	return caddycmd.Command{
 		Name:  "doctor",
-		Usage: "[--config FILE]",
+		Usage: "[--config FILE] [--routes]",
 		Short: "Looks for what is wrong with the gateway's set-up",
 		Long: `Checks the configuration, the logs, the store, its files, the master key,
 Redis, issuers, login providers, token endpoints and the clock, and says what to do about each finding. It changes nothing
-but one short-lived record in Redis. Exits 1 on a finding.`,
+but one short-lived record in Redis. Exits 1 on a finding. With --routes it lists every route that answers, and what guards it.`,
 		CobraFunc: func(cmd *cobra.Command) {
 			quiet(cmd)
 			targetFlags(cmd)
 			cmd.Flags().Bool("json", false, "print JSON, one object a line")
+			cmd.Flags().Bool("routes", false, "list each route that answers, and what guards it, and look at nothing else")
 			cmd.RunE = run(doctor)
 		},
 	}
@@ -42,6 +43,7 @@ but one short-lived record in Redis. Exits 1 on a finding.`,
 const (
 	levelOK      = "ok"
 	levelNote    = "note"
+	levelWarning = "warning"
 	levelFinding = "FINDING"
 )
 
@@ -91,7 +93,11 @@ func doctor(ctx context.Context, s *session) error {
 		return err
 	}
 	e := &examination{s: s, t: t}
+	if only, _ := s.cmd.Flags().GetBool("routes"); only {
+		return e.listRoutes()
+	}
 	e.configuration()
+	e.routes()
 	e.files()
 	e.store(ctx)
 	e.redis(ctx)

@@ -20,6 +20,7 @@ type Answer struct {
 	Upstreams []string // that a proxy sends requests to, as Caddy dials them
 	At        string   // where it stands in the configuration's JSON, below apps/http/servers
 	Guards    []Guard  // that run before it, in order
+	Mixed     bool     // auth stands somewhere on the same site
 }
 
 // Guard is a handler that decides whether a request may pass.
@@ -38,7 +39,7 @@ func (a *Answer) Proxies() bool { return a.Handler == "reverse_proxy" }
 
 // Gap says how requests get to an answer past its guards, or "" if they don't.
 func (a *Answer) Gap() string {
-	gap := "nothing decides who may pass: there is no auth before it"
+	gap := "there is no auth before it"
 	for _, g := range a.Guards {
 		switch {
 		case g.Open:
@@ -102,13 +103,19 @@ func Read(httpApp []byte) ([]Answer, error) {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	w := &walk{}
+	w := &walk{sites: map[string]bool{}}
 	for _, name := range names {
 		w.server, w.name = app.Servers[name], name
 		w.routes(w.server.Routes, place{at: name + "/routes"})
 	}
+	for i := range w.answers {
+		w.answers[i].Mixed = w.sites[siteOf(w.answers[i].Server, w.answers[i].Hosts)]
+	}
 	return w.answers, w.err
 }
+
+// siteOf is what answers and guards of one site have in common.
+func siteOf(server string, hosts []string) string { return server + " " + strings.Join(hosts, " ") }
 
 // walk goes through a server's routes as a request would.
 type walk struct {
@@ -116,6 +123,7 @@ type walk struct {
 	name    string
 	depth   int
 	answers []Answer
+	sites   map[string]bool // where auth stands
 	err     error
 }
 
@@ -189,6 +197,9 @@ func (w *walk) handlers(list []json.RawMessage, p place) (found []Guard, ends bo
 		case guards(&h) != nil:
 			for _, g := range guards(&h) {
 				g.conds = p.conds
+				if strings.HasPrefix(g.Handler, "auth") {
+					w.sites[siteOf(w.name, p.hosts)] = true
+				}
 				found = append(found, g)
 			}
 		case answers[h.Handler]:

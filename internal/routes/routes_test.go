@@ -39,7 +39,7 @@ func TestGap(t *testing.T) {
 		return `{"group":"g",` + match + `"handle":[` + handle + `]}`
 	}
 	all := func(handle string) string { return `{"handle":[` + handle + `]}` }
-	const open = "nothing decides"
+	const open = "there is no auth"
 	for name, c := range map[string]struct {
 		routes string
 		want   string // the gap of the one proxy begins so; empty: none
