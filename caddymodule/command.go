@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -17,6 +19,7 @@ import (
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/manage"
+	"github.com/caddy-auth/caddy-auth/internal/store"
 )
 
 func init() {
@@ -86,8 +89,30 @@ func run(f func(ctx context.Context, s *session) error) func(*cobra.Command, []s
 		defer stop()
 		s := &session{cmd: cmd, args: args, in: cmd.InOrStdin(), out: cmd.OutOrStdout(), err: cmd.ErrOrStderr()}
 		s.json, _ = cmd.Flags().GetBool("json")
-		return finish(cmd, f(ctx, s))
+		behalf, err := s.onBehalfOf()
+		if err != nil {
+			return finish(cmd, err)
+		}
+		return finish(cmd, f(store.OnBehalfOf(ctx, behalf), s))
 	}
+}
+
+// userName is what sudo says of who called it.
+var userName = regexp.MustCompile(`^[A-Za-z0-9._@-]{1,64}$`)
+
+// onBehalfOf is for whom a command acts: who called sudo, and what the flag says.
+func (s *session) onBehalfOf() (string, error) {
+	var who []string
+	if name := os.Getenv("SUDO_USER"); userName.MatchString(name) && "cli:"+name != actor() {
+		who = append(who, "sudo:"+name)
+	}
+	if flag := s.cmd.Flags().Lookup("on-behalf-of"); flag != nil && flag.Changed {
+		if err := manage.CheckClaim("--on-behalf-of", flag.Value.String()); err != nil {
+			return "", usageError{err}
+		}
+		who = append(who, flag.Value.String())
+	}
+	return strings.Join(who, ", "), nil
 }
 
 // finish prints an error and returns what makes the process exit with its code.
@@ -96,7 +121,7 @@ func finish(cmd *cobra.Command, err error) error {
 	if err == nil {
 		return nil
 	}
-	text := manage.Mask(strings.ReplaceAll(err.Error(), "\n", "; ")) // an argument may have been a key
+	text := manage.Mask(singular(strings.ReplaceAll(err.Error(), "\n", "; "))) // an argument may have been a key
 	fmt.Fprintf(cmd.ErrOrStderr(), "caddy-auth: error: %s\n", text)
 	hint := auth.Hint(err)
 	var usage usageError
@@ -150,48 +175,53 @@ func (s *session) wantArgs(least, most int, what string) error {
 	return nil
 }
 
+// plural is one for 1, else many, with the number where it has %d.
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return one
+	}
+	return strings.ReplaceAll(many, "%d", strconv.Itoa(n))
+}
+
+// countedOnce is one of what commands count.
+var countedOnce = regexp.MustCompile(`(^|[^0-9.,]\s|\()1 ((?:live |distinct )?)(outbound|key|gateway|owner|client|session|finding|row|change|secret|outbound|revocation|network|scope|byte|leak|node|token)s\b`)
+
+// singular mends "1 keys" in a text for people.
+func singular(text string) string {
+	return countedOnce.ReplaceAllStringFunc(text, func(m string) string {
+		if strings.HasSuffix(m, "s") {
+			return m[:len(m)-1]
+		}
+		return m
+	})
+}
+
 // note tells a person something that is no output.
 func (s *session) note(format string, args ...any) {
-	fmt.Fprintf(s.err, format+"\n", args...)
+	fmt.Fprintln(s.err, singular(fmt.Sprintf(format, args...)))
 }
 
-// readSecrets reads lines that are secrets: without echo from a terminal, else
-// all of standard input.
-func (s *session) readSecrets(prompt string) ([]auth.Secret, error) {
-	if f, ok := s.in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		fmt.Fprint(s.err, prompt)
-		line, err := term.ReadPassword(int(f.Fd()))
-		fmt.Fprintln(s.err)
-		if err != nil {
-			return nil, fmt.Errorf("reading from the terminal: %w", err)
-		}
-		return []auth.Secret{auth.NewSecret(strings.TrimSpace(string(line)))}, nil
-	}
-	const most = 1 << 20
-	text, err := io.ReadAll(io.LimitReader(s.in, most))
-	if err != nil {
-		return nil, fmt.Errorf("reading standard input: %w", err)
-	}
-	var out []auth.Secret
-	for line := range strings.Lines(string(text)) {
-		if line = strings.TrimSpace(line); line != "" {
-			out = append(out, auth.NewSecret(line))
-		}
-	}
-	if len(out) == 0 {
-		return nil, usagef("nothing on standard input, want one key a line")
-	}
-	return out, nil
-}
-
-// confirm asks on a terminal before a change that concerns many; elsewhere,
-// and with --yes, it goes on.
+// confirm asks on a terminal before a change whose extent the operator has not
+// spelled out. Without a terminal nobody can be asked, so --yes is needed.
 func (s *session) confirm(what string) error {
+	if yes, _ := s.cmd.Flags().GetBool("yes"); !yes && !s.onTerminal() {
+		return auth.WithHint(fmt.Errorf("this would %s: nothing was changed, since without a terminal nobody can be asked", what), "say it with --yes")
+	}
+	return s.confirmNamed(what)
+}
+
+func (s *session) onTerminal() bool {
 	f, ok := s.in.(*os.File)
-	if yes, _ := s.cmd.Flags().GetBool("yes"); yes || !ok || !term.IsTerminal(int(f.Fd())) {
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// confirmNamed asks on a terminal before a change of several things that the
+// operator has named one by one; elsewhere, and with --yes, it goes on.
+func (s *session) confirmNamed(what string) error {
+	if yes, _ := s.cmd.Flags().GetBool("yes"); yes || !s.onTerminal() {
 		return nil
 	}
-	fmt.Fprintf(s.err, "%s? [y/N] ", what)
+	fmt.Fprintf(s.err, "%s? [y/N] ", singular(what))
 	var answer string
 	_, _ = fmt.Fscanln(s.in, &answer) // no answer is a no
 	if strings.EqualFold(answer, "y") || strings.EqualFold(answer, "yes") {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -22,11 +23,12 @@ import (
 func auditCommand() caddycmd.Command {
 	return caddycmd.Command{
 		Name:  "audit",
-		Usage: "[KEY-ID|OWNER|store]",
+		Usage: "[KEY-ID|CLIENT-ID|OWNER|store]",
 		Short: "Shows who changed what and when",
 		Long: `Shows who changed what and when, oldest first: every change made by command line or gateway, and every live
 key that was seen in a URL. With a key's id it is the key's story: from its making over changes of it and of its
-owner to when it was used and refused last.`,
+owner to when it was used and refused last. With an owner it is all that was done to the owner, and to the owner's keys
+and clients.`,
 		CobraFunc: func(cmd *cobra.Command) {
 			single(cmd, audit, func(c *cobra.Command) {
 				c.Flags().String("since", "", "only from then on: a duration such as 24h, or a time")
@@ -40,11 +42,12 @@ owner to when it was used and refused last.`,
 }
 
 type auditView struct {
-	At     moment          `json:"at"`
-	Actor  string          `json:"actor"`
-	Action string          `json:"action"`
-	Target string          `json:"target"`
-	Detail json.RawMessage `json:"detail"`
+	At         moment          `json:"at"`
+	Actor      string          `json:"actor"`
+	OnBehalfOf string          `json:"on_behalf_of,omitempty"` // as the actor claimed
+	Action     string          `json:"action"`
+	Target     string          `json:"target"`
+	Detail     json.RawMessage `json:"detail"`
 }
 
 func audit(ctx context.Context, s *session) error {
@@ -68,8 +71,8 @@ func audit(ctx context.Context, s *session) error {
 	defer o.db.Close()
 	found := 0
 	show := func(e store.AuditEntry) error { found++; return s.printAudit(e) }
-	if strings.HasPrefix(target, "key_") {
-		story, err := o.story(ctx, target)
+	if tell := o.storyTeller(target); tell != nil {
+		story, err := tell(ctx, target)
 		if err != nil {
 			return err
 		}
@@ -83,6 +86,11 @@ func audit(ctx context.Context, s *session) error {
 		if err := o.db.FindAudit(ctx, f.AuditFilter, show); err != nil {
 			return err
 		}
+		if found == 0 && target != "" {
+			if whole, err := o.db.AuditOf(ctx, target); err != nil || len(whole) == 0 {
+				return auth.WithHint(errors.Join(err, fmt.Errorf("the audit log has nothing about %s: %w", target, auth.ErrNotFound)), "see all of it with: caddy-auth audit")
+			}
+		}
 	}
 	if found == 0 {
 		s.note("nothing was found")
@@ -90,12 +98,71 @@ func audit(ctx context.Context, s *session) error {
 	return nil
 }
 
+// storyTeller returns what tells the story of a target, or nil if its own rows are
+// all there is.
+func (o *opened) storyTeller(target string) func(context.Context, string) ([]store.AuditEntry, error) {
+	switch {
+	case strings.HasPrefix(target, "key_"):
+		return o.story
+	case strings.HasPrefix(target, "client_"):
+		return func(ctx context.Context, id string) ([]store.AuditEntry, error) {
+			c, err := o.db.Client(ctx, id)
+			if err != nil {
+				return nil, err
+			}
+			return o.storyOfClient(ctx, c)
+		}
+	case strings.HasPrefix(target, "owner:"):
+		return o.storyOfOwner
+	}
+	return nil
+}
+
+// storyOfOwner is what was done to an owner, and to every key and client of theirs.
+func (o *opened) storyOfOwner(ctx context.Context, target string) ([]store.AuditEntry, error) {
+	name := strings.TrimPrefix(target, "owner:")
+	if _, err := o.db.Owner(ctx, name); err != nil {
+		return nil, auth.WithHint(err, "see: caddy-auth owner list; a key's story begins with its id, and audit alone shows everything")
+	}
+	theirs := map[string]bool{target: true}
+	var story []store.AuditEntry
+	if err := o.db.Keys(ctx, store.KeyFilter{Owner: name}, func(k *auth.Key) error {
+		theirs[k.ID] = true
+		if begin, ok := imported(k); ok {
+			story = append(story, begin)
+		}
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	if err := o.db.Clients(ctx, store.ClientFilter{Owner: name}, func(c *auth.Client) error { theirs[c.ID] = true; return nil }); err != nil {
+		return nil, err
+	}
+	err := o.db.FindAudit(ctx, store.AuditFilter{}, func(e store.AuditEntry) error {
+		if theirs[e.Target] {
+			story = append(story, e)
+		}
+		return nil
+	})
+	slices.SortStableFunc(story, func(a, b store.AuditEntry) int { return cmp.Compare(a.At, b.At) })
+	return story, err
+}
+
+// imported is the beginning of an imported key: the audit log has one row for all
+// that were imported together.
+func imported(k *auth.Key) (store.AuditEntry, bool) {
+	if k.Format == "" {
+		return store.AuditEntry{}, false
+	}
+	return store.AuditEntry{At: k.CreatedAt, Actor: "import", Action: "key.import", Target: k.ID, Detail: fmt.Sprintf(`{"format":%q,"owner":%q}`, k.Format, k.Owner)}, true
+}
+
 // auditTarget is what an argument names in the audit log.
 func auditTarget(arg string) (string, error) {
 	if _, _, ok := secret.Parse(arg); ok {
 		return "", checkIDs([]string{arg})
 	}
-	if arg == "store" || strings.HasPrefix(arg, "key_") || strings.HasPrefix(arg, "owner:") {
+	if arg == "store" || strings.Contains(arg, ":") || slices.ContainsFunc([]string{"key_", "client_", "ses_", "at_"}, func(p string) bool { return strings.HasPrefix(arg, p) }) {
 		return arg, nil
 	}
 	return "owner:" + arg, nil
@@ -184,6 +251,9 @@ func (o *opened) story(ctx context.Context, id string) ([]store.AuditEntry, erro
 		return nil, err
 	}
 	story = append(story, since(ofOwner, k.CreatedAt)...)
+	if begin, ok := imported(k); ok {
+		story = append([]store.AuditEntry{begin}, story...)
+	}
 	last := func(action string, at int64, detail string) {
 		if at != 0 {
 			story = append(story, store.AuditEntry{At: at, Actor: "gateway", Action: action, Target: k.ID, Detail: detail})
@@ -199,9 +269,14 @@ func (o *opened) story(ctx context.Context, id string) ([]store.AuditEntry, erro
 }
 
 func (s *session) printAudit(e store.AuditEntry) error {
+	behalf, detail := store.SplitBehalf(e.Detail)
 	if s.json {
-		return printJSON(s.out, auditView{moment(e.At), e.Actor, e.Action, e.Target, json.RawMessage(e.Detail)})
+		return printJSON(s.out, auditView{moment(e.At), e.Actor, behalf, e.Action, e.Target, json.RawMessage(detail)})
 	}
-	_, err := fmt.Fprintf(s.out, "%s  %s by %s  %s  %s\n", moment(e.At), e.Action, e.Actor, e.Target, e.Detail)
+	actor := e.Actor
+	if behalf != "" {
+		actor += " for " + printable(behalf)
+	}
+	_, err := fmt.Fprintf(s.out, "%s  %s by %s  %s  %s\n", moment(e.At), e.Action, actor, e.Target, detail)
 	return err
 }

@@ -152,7 +152,7 @@ func storeRestore(ctx context.Context, s *session) (err error) {
 	if repeat, _ := s.cmd.Flags().GetBool("repeat-revocations"); repeat && r.loss == nil {
 		return usagef("--repeat-revocations: what to repeat is not known; restore without it and revoke again by hand")
 	}
-	if err := s.confirm("put this backup in place of " + r.at.Path()); err != nil {
+	if err := s.confirmNamed("put this backup in place of " + r.at.Path()); err != nil {
 		return err
 	}
 	return r.swap(ctx)

@@ -203,13 +203,7 @@ func clientShow(ctx context.Context, s *session) error {
 }
 
 func clientFind(ctx context.Context, s *session) error {
-	return s.find(ctx, "secret", func(o *opened, text auth.Secret) error {
-		c, err := o.FindClient(ctx, text)
-		if err != nil {
-			return err
-		}
-		return s.printClient(c)
-	})
+	return find(ctx, s, "secret", func(o *opened) func(context.Context, auth.Secret) (*auth.Client, error) { return o.FindClient }, s.printClient)
 }
 
 func clientEdit(ctx context.Context, s *session) error {
@@ -249,7 +243,7 @@ func clientRevoke(ctx context.Context, s *session) error {
 	reason, _ := s.cmd.Flags().GetString("reason")
 	return s.changeClients(ctx, "revoked", func(o *opened) ([]*auth.Client, error) {
 		if len(s.args) > 1 {
-			if err := s.confirm(fmt.Sprintf("revoke %d clients for good", len(s.args))); err != nil {
+			if err := s.confirmNamed(fmt.Sprintf("revoke %d clients for good", len(s.args))); err != nil {
 				return nil, err
 			}
 		}

@@ -55,7 +55,7 @@ func storeCopy(ctx context.Context, s *session) error {
 		return err
 	}
 	if !prepare {
-		if err := s.confirm(fmt.Sprintf("copy %s to %s and end all changes at %[1]s", from.Describe(), to.Describe())); err != nil {
+		if err := s.confirmNamed(fmt.Sprintf("copy %s to %s and end all changes at %[1]s", from.Describe(), to.Describe())); err != nil {
 			return err
 		}
 	}
@@ -99,7 +99,7 @@ func (s *session) undoCopy(ctx context.Context, src *store.DB, to Backend) error
 			return err
 		}
 	}
-	if err := s.confirm(fmt.Sprintf("take changes at %s again, and never use what is at %s", src.Describe(), moved)); err != nil {
+	if err := s.confirmNamed(fmt.Sprintf("take changes at %s again, and never use what is at %s", src.Describe(), moved)); err != nil {
 		return err
 	}
 	if err := store.Unmove(ctx, src, actor()); err != nil {
@@ -276,7 +276,7 @@ func (s *session) confirmRotation(ctx context.Context, o *opened) error {
 	if len(names) == 0 {
 		return nil
 	}
-	return s.confirm(fmt.Sprintf("seal all secrets under the first master key, which %d gateways must have by now (%s), or they answer 503", len(names), strings.Join(names, ", ")))
+	return s.confirmNamed(fmt.Sprintf("seal all secrets under the first master key, which %d gateways must have by now (%s), or they answer 503", len(names), strings.Join(names, ", ")))
 }
 
 func storeRotateSecrets(ctx context.Context, s *session) error {

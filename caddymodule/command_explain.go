@@ -129,7 +129,7 @@ func (s *session) question(t *target) (q Question, err error) {
 	if !fromStdin {
 		return q, nil
 	}
-	secrets, err := s.readSecrets("key or token: ")
+	secrets, err := s.readPasted("key or token: ")
 	if err != nil {
 		return q, err
 	}
@@ -137,7 +137,7 @@ func (s *session) question(t *target) (q Question, err error) {
 		return q, usagef("want one key or token on standard input, not %d", len(secrets))
 	}
 	as, _ := f.GetString("as")
-	q.present(t, as, secrets[0].Reveal())
+	q.present(t, as, secrets[0].text.Reveal())
 	return q, nil
 }
 

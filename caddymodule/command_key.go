@@ -345,21 +345,16 @@ func (s *session) printStory(story []store.AuditEntry) error {
 }
 
 func keyFind(ctx context.Context, s *session) error {
-	return s.find(ctx, "key", func(o *opened, text auth.Secret) error {
-		k, err := o.Find(ctx, text)
-		if err != nil {
-			return err
-		}
-		return s.printKey(k)
-	})
+	return find(ctx, s, "key", func(o *opened) func(context.Context, auth.Secret) (*auth.Key, error) { return o.Find }, s.printKey)
 }
 
-// find shows what has each of the texts that are typed or piped in.
-func (s *session) find(ctx context.Context, what string, show func(*opened, auth.Secret) error) error {
+// find shows what has each of the secrets that are typed or piped in, alone or in
+// other text.
+func find[T any](ctx context.Context, s *session, what string, by func(*opened) func(context.Context, auth.Secret) (T, error), show func(T) error) error {
 	if err := s.wantArgs(0, 0, "no arguments: the "+what+" is typed or piped in, so that no history keeps it"); err != nil {
 		return err
 	}
-	texts, err := s.readSecrets(what + ": ")
+	lines, err := s.readPasted(what + ": ")
 	if err != nil {
 		return err
 	}
@@ -368,12 +363,11 @@ func (s *session) find(ctx context.Context, what string, show func(*opened, auth
 		return err
 	}
 	defer o.db.Close()
-	for _, text := range texts {
-		if err := show(o, text); err != nil {
-			return err
-		}
+	unknown, why, err := findPasted(ctx, o, lines, by(o), show)
+	if err != nil {
+		return err
 	}
-	return nil
+	return unknownLines(what, unknown, len(lines), why, "was all of each "+what+" pasted?")
 }
 
 // checkIDs makes sure that arguments are ids and not secrets.

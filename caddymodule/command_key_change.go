@@ -134,10 +134,10 @@ func keyRevoke(ctx context.Context, s *session) error {
 	if err := checkIDs(s.args); err != nil {
 		return err
 	}
-	var texts []auth.Secret
+	var lines []pastedLine
 	if stdin {
 		var err error
-		if texts, err = s.readSecrets("key: "); err != nil {
+		if lines, err = s.readPasted("key: "); err != nil {
 			return err
 		}
 	}
@@ -150,20 +150,21 @@ func keyRevoke(ctx context.Context, s *session) error {
 		return s.revokeOwner(ctx, o, owner, reason)
 	}
 	ids := s.args
-	unknown := 0
-	for _, text := range texts { // in a leak, one line that is no key must not save the others
-		k, err := o.Find(ctx, text)
-		if errors.Is(err, auth.ErrNotFound) {
-			unknown++
-			continue
+	// In a leak, one line that is no key must not save the others.
+	unknown, why, err := findPasted(ctx, o, lines, o.Find, func(k *auth.Key) error {
+		if !slices.Contains(ids, k.ID) {
+			ids = append(ids, k.ID)
 		}
-		if err != nil {
-			return err
-		}
-		ids = append(ids, k.ID)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if stdin && len(ids) == 0 {
+		return unknownLines("key", unknown, len(lines), why, "nothing was changed; was all of each key pasted?")
 	}
 	if len(ids) > 1 {
-		if err := s.confirm(fmt.Sprintf("revoke %d keys for good", len(ids))); err != nil {
+		if err := s.confirmNamed(fmt.Sprintf("revoke %d keys for good", len(ids))); err != nil {
 			return err
 		}
 	}
@@ -174,10 +175,10 @@ func keyRevoke(ctx context.Context, s *session) error {
 	if err := s.report("revoked", changed, len(ids)); err != nil {
 		return err
 	}
-	if err := s.settle(ctx, o); err != nil || unknown == 0 {
+	if err := s.settle(ctx, o); err != nil {
 		return err
 	}
-	return auth.WithHint(fmt.Errorf("%d of %d lines are no keys of this store: %w", unknown, len(texts), auth.ErrNotFound), "the others are revoked")
+	return unknownLines("key", unknown, len(lines), nil, fmt.Sprintf("the keys in the others are revoked (%d)", len(ids)))
 }
 
 func (s *session) revokeOwner(ctx context.Context, o *opened, owner, reason string) error {

@@ -228,8 +228,12 @@ func sessionRevoke(ctx context.Context, s *session) error {
 			return err
 		}
 	}
+	ask := s.confirmNamed
+	if subject == "" && len(s.args) == 0 {
+		ask = s.confirm
+	}
 	if len(s.args) != 1 {
-		if err := s.confirm(what); err != nil {
+		if err := ask(what); err != nil {
 			return err
 		}
 	}

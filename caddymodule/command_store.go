@@ -132,7 +132,7 @@ func ownerSetDisabled(disabled bool) func(context.Context, *session) error {
 			return err
 		}
 		if disabled {
-			if err := s.confirm(fmt.Sprintf("disable %s and its %d keys", name, owner.Keys)); err != nil {
+			if err := s.confirmNamed(fmt.Sprintf("disable %s and its %d keys", name, owner.Keys)); err != nil {
 				return err
 			}
 		}

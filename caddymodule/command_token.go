@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -137,7 +136,7 @@ func ownTokensRevoke(ctx context.Context, s *session) error {
 			return usagef("--stdin is for tokens of this gateway, --%s for those of other issuers", other)
 		}
 	}
-	texts, err := s.readSecrets("token: ")
+	lines, err := s.readPasted("token: ")
 	if err != nil {
 		return err
 	}
@@ -147,16 +146,9 @@ func ownTokensRevoke(ctx context.Context, s *session) error {
 	}
 	defer o.db.Close()
 	reason, _ := s.cmd.Flags().GetString("reason")
-	unknown := 0
-	for _, text := range texts {
-		t, err := o.FindToken(ctx, text)
-		if errors.Is(err, auth.ErrNotFound) {
-			unknown++
-			continue
-		}
-		if err != nil {
-			return err
-		}
+	some := false
+	unknown, why, err := findPasted(ctx, o, lines, o.FindToken, func(t *auth.AccessToken) error {
+		some = true
 		changed, err := o.RevokeOwnToken(ctx, t.Fingerprint, t.ID, t.ClientID, reason)
 		if err != nil {
 			return err
@@ -167,15 +159,21 @@ func ownTokensRevoke(ctx context.Context, s *session) error {
 		}
 		s.note("%s %s", word, t.ID)
 		if s.json {
-			if err := printJSON(s.out, map[string]any{"id": t.ID, "client_id": t.ClientID, "key_id": t.KeyID, "changed": changed}); err != nil {
-				return err
-			}
+			return printJSON(s.out, map[string]any{"id": t.ID, "client_id": t.ClientID, "key_id": t.KeyID, "changed": changed})
 		}
-	}
-	if err := s.settle(ctx, o); err != nil || unknown == 0 {
+		return nil
+	})
+	if err != nil {
 		return err
 	}
-	return auth.WithHint(fmt.Errorf("%d of %d lines are no tokens of this store: %w", unknown, len(texts), auth.ErrNotFound), "tokens that have expired are not kept; the others are revoked")
+	const gone = "tokens that have expired are not kept; "
+	if !some {
+		return unknownLines("token", unknown, len(lines), why, gone+"nothing was changed")
+	}
+	if err := s.settle(ctx, o); err != nil {
+		return err
+	}
+	return unknownLines("token", unknown, len(lines), nil, gone+"those in the others are revoked")
 }
 
 // checkIssuer refuses an issuer that the configuration does not know: a name

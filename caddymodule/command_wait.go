@@ -23,6 +23,7 @@ const ringTimeout = 2 * time.Second
 func waitFlags(c *cobra.Command) {
 	c.Flags().Bool("wait", false, "wait until every live gateway has applied the change")
 	c.Flags().String("wait-timeout", "30s", "how long to wait before it is an error")
+	c.Flags().String("on-behalf-of", "", "for whom, or why: a person, a ticket; the audit log keeps it beside who ran the command")
 }
 
 // waitTimeout is how long to wait for gateways; 0: not at all.
@@ -68,8 +69,17 @@ func (s *session) settle(ctx context.Context, o *opened) error {
 	for _, name := range ack.GivenUp {
 		s.note("%s fell silent and is not waited for any more: it refuses by itself until it has looked", name)
 	}
-	if ack.Nodes == 0 {
+	_, changed := o.Wrote()
+	switch {
+	case ack.Nodes == 0:
 		s.note("no live gateway follows this store, so there is nobody to wait for")
+		return nil
+	case !changed:
+		s.note("nothing was changed now; %s what was changed before", plural(ack.Nodes, "the one live gateway knows", "all %d live gateways know"))
+		return nil
+	}
+	if ack.Nodes == 1 {
+		s.note("the one live gateway (%s) has applied it after %s", ack.Slowest, ack.Took.Round(time.Millisecond))
 		return nil
 	}
 	s.note("all %d live gateways have applied it, the slowest (%s) after %s", ack.Nodes, ack.Slowest, ack.Took.Round(time.Millisecond))

@@ -18,6 +18,9 @@ var keyShape = regexp.MustCompile(`[A-Za-z][A-Za-z0-9]*_[A-Za-z][A-Za-z0-9]*_[0-
 // Mask replaces what is shaped like a key in a text for people.
 func Mask(text string) string { return keyShape.ReplaceAllString(text, "[redacted]") }
 
+// KeyShaped returns what is shaped like a key in a text.
+func KeyShaped(text string) []string { return keyShape.FindAllString(text, -1) }
+
 // CheckOwner says what is wrong with an owner's name.
 func CheckOwner(name string) error {
 	if keyShape.MatchString(name) {
@@ -36,6 +39,9 @@ func CheckOwner(name string) error {
 func errKeyInText(what string) error {
 	return auth.WithHint(auth.Invalidf("%s holds what is shaped like a key", what), "if it is one, it is now in the shell's history: revoke it")
 }
+
+// CheckClaim says what is wrong with a text that says for whom an operator acts.
+func CheckClaim(what, text string) error { return checkText(what, text, 128) }
 
 func checkText(what, s string, most int) error {
 	if keyShape.MatchString(s) {

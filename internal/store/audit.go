@@ -6,11 +6,49 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"strings"
 )
+
+type behalfKey struct{}
+
+// OnBehalfOf returns a context whose changes say in the audit log for whom the actor
+// claims to act. It is a claim, kept apart from the actor.
+func OnBehalfOf(ctx context.Context, who string) context.Context {
+	return context.WithValue(ctx, behalfKey{}, who)
+}
+
+// behalfMember is where a row's detail has that claim.
+const behalfMember = "on_behalf_of"
+
+// SplitBehalf takes the claim out of an audit row's detail. who is empty if there
+// is none.
+func SplitBehalf(detail string) (who, rest string) {
+	if !strings.Contains(detail, behalfMember) {
+		return "", detail
+	}
+	var all map[string]json.RawMessage
+	if json.Unmarshal([]byte(detail), &all) != nil || json.Unmarshal(all[behalfMember], &who) != nil {
+		return "", detail
+	}
+	delete(all, behalfMember)
+	text, err := json.Marshal(all)
+	if err != nil {
+		return "", detail
+	}
+	return who, string(text)
+}
 
 // Audit writes who did what to which target. detail never holds a secret.
 func (tx *Tx) Audit(ctx context.Context, action, target string, detail map[string]any) error {
+	if who, _ := ctx.Value(behalfKey{}).(string); who != "" {
+		detail = maps.Clone(detail)
+		if detail == nil {
+			detail = map[string]any{}
+		}
+		detail[behalfMember] = who
+	}
 	text, err := json.Marshal(detail)
 	if err != nil {
 		return fmt.Errorf("writing the audit log: %w", err)

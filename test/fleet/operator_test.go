@@ -83,7 +83,7 @@ func TestOperator_NodesAndWait(t *testing.T) {
 	}
 	// It goes on waiting until that one is given up.
 	_, errs = f.must("nodes", "--wait")
-	if took := time.Since(began); took < 4*time.Second || !strings.Contains(errs, "all 1 live gateways") || !strings.Contains(errs, "fell silent and is not waited for any more") {
+	if took := time.Since(began); took < 4*time.Second || !strings.Contains(errs, "the one live gateway (") || !strings.Contains(errs, "fell silent and is not waited for any more") {
 		t.Errorf("after %s: %s", took, errs)
 	}
 	for _, n := range f.nodes() {
@@ -138,7 +138,7 @@ func TestOperator_StoryOfAKey(t *testing.T) {
 	f.must("owner", "disable", "acme", "--yes", "--reason", "strange traffic")
 	f.must("owner", "enable", "acme")
 	_, errs := f.must("leaked", "revoke", "--wait", "--yes")
-	if !strings.Contains(errs, "revoked "+row.ID) || !strings.Contains(errs, "all 1 live gateways") {
+	if !strings.Contains(errs, "revoked "+row.ID) || !strings.Contains(errs, "the one live gateway (") {
 		t.Errorf("leaked revoke: %s", errs)
 	}
 	if got := g.get("/", key); got != http.StatusUnauthorized {
