@@ -112,6 +112,7 @@ type Handler struct {
 	explain   *explanation // nil: nobody wants one
 
 	answersOnly bool // it verifies nothing
+	accessLogs  bool // its server writes access logs
 	provides    bool // it is a provider of Caddy's authentication, which answers
 
 	login        *signIn // nil: nobody can sign in here
@@ -189,6 +190,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.addresses = newAddressJudge(srv, h.log)
 	if srv != nil {
 		h.guardErrors(srv)
+		h.accessLogs = srv.Logs != nil
 	}
 	if srv != nil && h.Streams != "detached" {
 		keepConn(srv)

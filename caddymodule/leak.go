@@ -50,12 +50,17 @@ func (h *Handler) burn(r *http.Request, texts []string) {
 	if leaked == "" {
 		leaked = h.app.Leaked
 	}
-	h.app.rt.leaks.burn(texts, h.loggable(r.Host), leaked == "revoke")
+	if len(texts) > 0 {
+		h.app.rt.leaks.burn(texts, leakedAt{h.loggable(r.Host), loggedPath(r), clientIP(r)}, leaked == "revoke")
+	}
 }
+
+// leakedAt is where a credential was seen: all of it may be logged and kept.
+type leakedAt struct{ site, path, address string }
 
 // burn looks the texts up, away from the request that showed them. Forged
 // ones cost no I/O.
-func (l *leakLog) burn(texts []string, site string, revoke bool) {
+func (l *leakLog) burn(texts []string, at leakedAt, revoke bool) {
 	for _, text := range texts {
 		l.mu.Lock()
 		full := l.running >= leakWorkers
@@ -72,12 +77,12 @@ func (l *leakLog) burn(texts []string, site string, revoke bool) {
 				l.running--
 				l.mu.Unlock()
 			}()
-			l.one(text, site, revoke)
+			l.one(text, at, revoke)
 		}()
 	}
 }
 
-func (l *leakLog) one(text, site string, revoke bool) {
+func (l *leakLog) one(text string, at leakedAt, revoke bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), leakTimeout)
 	defer cancel()
 	what, v := "key", auth.Verdict{}
@@ -101,12 +106,12 @@ func (l *leakLog) one(text, site string, revoke bool) {
 	id := &v.Identity
 	l.rt.logger().Named("audit").Warn("a live credential was sent in a URL: replace it",
 		zap.String("action", what+".leaked"), zap.String("credential_id", id.CredentialID), zap.String("hint", id.Hint),
-		zap.String("subject", id.Subject), zap.String("site", site))
+		zap.String("subject", id.Subject), zap.String("site", at.site), zap.String("path", at.path), zap.String("client_ip", at.address))
 	db := l.rt.db.Load()
 	if db == nil {
 		return
 	}
-	if err := db.Note(ctx, "gateway", what+".leaked", id.CredentialID, map[string]any{"hint": id.Hint, "site": site}); err != nil {
+	if err := db.Note(ctx, "gateway", what+".leaked", id.CredentialID, map[string]any{"hint": id.Hint, "site": at.site, "path": at.path, "address": at.address}); err != nil {
 		l.rt.logger().Warn("writing a leak to the audit log", zap.String("credential_id", id.CredentialID), zap.Error(err))
 	}
 	if revoke {

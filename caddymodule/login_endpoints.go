@@ -276,8 +276,9 @@ func (s *signIn) failed(h *Handler, w http.ResponseWriter, r *http.Request, err 
 	}
 	instance := newInstance()
 	metrics.logins.WithLabelValues(s.name, string(e.Cause)).Inc()
+	h.logRefused(r, "login_"+string(e.Cause), instance, "")
 	h.decisions.write("sign-in failed", string(e.Cause), "", zap.String("code", "login_"+string(e.Cause)), zap.Int("status", code), zap.String("instance", instance),
-		zap.String("login", s.name), zap.String("client_ip", clientIP(r)), zap.NamedError("cause", hinted(err)))
+		zap.String("login", s.name), zap.String("client_ip", clientIP(r)), zap.String("path", loggedPath(r)), zap.NamedError("cause", hinted(err)))
 	if code < http.StatusInternalServerError || errors.Is(err, auth.ErrOverloaded) {
 		h.pace(w, r)
 	}
@@ -348,8 +349,9 @@ const maxLogoutBody = 32 << 10
 func (s *signIn) serveBackChannel(h *Handler, w http.ResponseWriter, r *http.Request, _ []login.Cookie) error {
 	refuse := func(status int, code string, cause error) error {
 		rest := body.Leave(w, r)
+		h.logRefused(r, "login_"+code, "", "")
 		h.decisions.write("refused", "backchannel_logout", "", zap.String("code", "login_"+code), zap.Int("status", status), zap.String("login", s.name),
-			zap.String("client_ip", clientIP(r)), zap.NamedError("cause", cause))
+			zap.String("client_ip", clientIP(r)), zap.String("path", loggedPath(r)), zap.NamedError("cause", cause))
 		if status < http.StatusInternalServerError {
 			h.pace(w, r)
 		} else {

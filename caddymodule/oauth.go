@@ -11,7 +11,6 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/google/uuid"
 	"go.uber.org/zap"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
@@ -196,8 +195,10 @@ func (e *Endpoint) refuse(w http.ResponseWriter, r *http.Request, f *oauth.Failu
 	if reason == "" {
 		reason = f.Code
 	}
+	instance := newInstance()
+	h.logRefused(r, f.Code, instance, f.ClientID)
 	fields := []zap.Field{
-		zap.String("code", f.Code), zap.Int("status", f.Status), zap.String("endpoint", e.name), zap.String("instance", "urn:uuid:"+uuid.NewString()),
+		zap.String("code", f.Code), zap.Int("status", f.Status), zap.String("endpoint", e.name), zap.String("instance", instance), zap.String("path", loggedPath(r)),
 		zap.String("client_ip", clientIP(r)), zap.String("host", h.loggable(r.Host)), zap.String("detail", h.loggable(f.Description)),
 	}
 	if f.Cause != nil {

@@ -46,7 +46,7 @@ func (p *Provider) Authenticate(w http.ResponseWriter, r *http.Request) (user ca
 	switch {
 	case j.refusal != nil && problem.Status(j.refusal.Code) == http.StatusUnauthorized:
 		p.problems.SetHeaders(w.Header(), j.refusal)
-		p.logRefusal(r, j.refusal, j.refused(), "")
+		p.logRefusal(r, j.refusal, j.refused(), newInstance())
 		if j.refusal.Code != auth.CodeMissingCredential { // another provider may find one
 			p.slowDown(w, r, j.refusal)
 		}

@@ -92,7 +92,7 @@ func (h *Handler) logRefusal(r *http.Request, refusal *auth.Refusal, id *auth.Id
 	}
 	fields := []zap.Field{
 		zap.String("code", string(refusal.Code)), zap.Int("status", problem.Status(refusal.Code)), zap.String("instance", instance),
-		zap.String("client_ip", clientIP(r)), zap.String("host", h.loggable(r.Host)), zap.String("method", h.loggable(r.Method)),
+		zap.String("client_ip", clientIP(r)), zap.String("host", h.loggable(r.Host)), zap.String("method", h.loggable(r.Method)), zap.String("path", loggedPath(r)),
 	}
 	if refusal.Code == auth.CodeUnavailable {
 		fields = append(fields, zap.NamedError("cause", errors.New(refusal.Reason)))
@@ -118,6 +118,7 @@ func (h *Handler) logRefusal(r *http.Request, refusal *auth.Refusal, id *auth.Id
 		fields = append(fields, zap.String("note", "public matches the path the client sent; only the rewritten path would have matched"))
 	}
 	metrics.count(method, refusal.Code)
+	h.logRefused(r, string(refusal.Code), instance, credential)
 	h.decisions.write("refused", reason, credential, fields...)
 }
 

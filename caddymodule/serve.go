@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/login"
@@ -175,6 +176,9 @@ func (h *Handler) pass(r *http.Request, j *judgement) (*caller, *auth.Refusal) {
 		return nil, refusal
 	}
 	metrics.allowed[j.verdict.Identity.Method].Inc()
+	if h.accessLogs {
+		h.logBeside(r, zap.String(fieldCredential, c.identity.CredentialID))
+	}
 	c.attach(r)
 	return c, nil
 }

@@ -42,6 +42,9 @@ func (panicker) CaddyModule() caddy.ModuleInfo {
 
 func (panicker) ServeHTTP(_ http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	session, _, _ := strings.Cut(r.Header.Get("Cookie"), ";")
+	if strings.HasPrefix(session, "other=") { // nobody can know that one; where auth stands, the key before it is gone
+		session = r.Header.Get("Referer")
+	}
 	panic("panicking over " + session + " for " + r.RequestURI)
 }
 
@@ -50,8 +53,10 @@ func leakyUpstream(t *testing.T) *httptest.Server {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		cookie := r.Header.Get("Cookie")
 		w.Header().Set("Set-Cookie", cookie)
-		session, _, _ := strings.Cut(cookie, ";") // what is shaped like a key; nobody can know the other part
-		w.Header().Set("X-Echo", session)
+		// What is shaped like a key; nobody can know the other part. Where auth stands, it is gone.
+		if session, _, _ := strings.Cut(cookie, ";"); !strings.HasPrefix(session, "other=") {
+			w.Header().Set("X-Echo", session)
+		}
 		w.Header().Set("Location", "https://elsewhere.test/cb?access_token="+url.QueryEscape(cookie))
 		switch {
 		case strings.HasPrefix(r.URL.Path, "/missing"):
