@@ -186,7 +186,7 @@ func (r *restore) swap(ctx context.Context) (err error) {
 	}
 	if aside != "" {
 		r.s.note("what was there is kept as %s: remove it when you are sure", aside)
-		if err := adoptOwner(aside, r.at.Path()); err != nil {
+		if err := sqlite.Adopt(aside, r.at.Path()); err != nil {
 			return err
 		}
 	}
@@ -226,7 +226,7 @@ func (r *restore) putInPlace(ctx context.Context, stamp string) (aside string, r
 	if r.db = nil; err != nil {
 		return "", 0, err
 	}
-	if err := adoptOwner(r.staged.Path(), r.at.Path()); err != nil {
+	if err := sqlite.Adopt(r.staged.Path(), r.at.Path()); err != nil {
 		return "", 0, err
 	}
 	if err := r.compare(ctx); err != nil { // a store may have come meanwhile
@@ -250,7 +250,7 @@ func (r *restore) placeKey() error {
 	if err := sqlite.CopyMasterKey(r.keyFile, r.at.MasterKeyPath()); err != nil {
 		return err
 	}
-	return adoptOwner(r.at.MasterKeyPath(), r.at.Path())
+	return sqlite.Adopt(r.at.MasterKeyPath(), r.at.Path())
 }
 
 func (r *restore) close() error {

@@ -163,10 +163,10 @@ func (e *examination) files() {
 	if !isFile {
 		return
 	}
+	before := e.findings
 	if err := checkFileOwner(b); err != nil {
 		e.found("files", err, "")
 	}
-	before := e.findings
 	for _, f := range []struct {
 		path string
 		bad  fs.FileMode
@@ -197,16 +197,19 @@ func (e *examination) store(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	db, err := store.Open(ctx, e.t.backend, store.Existing)
+	if errors.Is(err, auth.ErrNotInitialized) {
+		err = e.notMade(err)
+	}
 	if err != nil {
-		e.found("store", err, "start the gateway once, or run: caddy-auth store init")
+		e.found("store", err, "")
 		return
 	}
 	defer db.Close()
 	if ok, err := db.Initialized(ctx); err != nil || !ok {
 		if err == nil {
-			err = fmt.Errorf("%s: %w", db.Describe(), auth.ErrNotInitialized)
+			err = e.notMade(fmt.Errorf("%s: %w", db.Describe(), auth.ErrNotInitialized))
 		}
-		e.found("store", err, "start the gateway once, or run: caddy-auth store init")
+		e.found("store", err, "")
 		return
 	}
 	if c, ok := e.t.backend.(interface{ Check(context.Context) error }); ok {
@@ -244,6 +247,18 @@ func (e *examination) store(ctx context.Context) {
 		e.ok("master key", "opens the store's secrets")
 	}
 	e.clock(ctx, db)
+}
+
+// notMade says how a store is made that is not there yet.
+func (e *examination) notMade(err error) error {
+	which := "--store " + e.t.backend.Describe()
+	if e.t.path != "" {
+		which = "--config " + e.t.path
+	}
+	if _, isFile := e.t.backend.(*sqlite.Backend); isFile && strings.Contains(auth.Hint(err), "put the database back") {
+		return err
+	}
+	return auth.WithHint(err, "start the gateway once, or run, as the user it runs as: caddy-auth store init "+which)
 }
 
 // soon is how long before the end of a key it is told.

@@ -336,7 +336,7 @@ func checkFileOwner(b Backend) error {
 	if !ok {
 		return nil
 	}
-	owner := fileOwner(f.Path())
+	owner := sqlite.Owner(f.Path())
 	if owner == "" {
 		return nil
 	}

@@ -427,6 +427,14 @@ func (rt *runtime) lostHistory(why string) {
 // never is more than any age.
 const never = 365 * 24 * time.Hour
 
+// ageField is how long ago something was, or that it never was.
+func ageField(name string, age time.Duration) zap.Field {
+	if age >= never {
+		return zap.String(name, "never")
+	}
+	return zap.Duration(name, age)
+}
+
 // storeUp reports whether the store answered when it was last asked.
 func (rt *runtime) storeUp() bool { return rt.db.Load() != nil && !rt.lookBad.Load() }
 
@@ -436,7 +444,7 @@ func (rt *runtime) lookFailed(err error) {
 		return
 	}
 	rt.logger().Error("the store can't be read; cached verdicts are trusted until max_staleness, then requests get 503",
-		zap.Error(hinted(err)), zap.Duration("last_look", min(rt.follower.Age(time.Now()), never)))
+		zap.Error(hinted(err)), ageField("last_look", rt.follower.Age(time.Now())))
 }
 
 // beatFailed says that nobody can know what this gateway has applied.
@@ -449,7 +457,7 @@ func (rt *runtime) beatFailed(err error) {
 		return
 	}
 	rt.logger().Error("the heartbeat could not be written; cached verdicts are trusted until max_staleness, then requests get 503",
-		zap.Error(hinted(err)), zap.Duration("last_heartbeat", min(rt.follower.BeatAge(time.Now()), never)))
+		zap.Error(hinted(err)), ageField("last_heartbeat", rt.follower.BeatAge(time.Now())))
 }
 
 // lately reports whether a lasting failure is due to be logged again.

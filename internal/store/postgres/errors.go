@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"net"
+	"syscall"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -26,13 +28,26 @@ func (b *Backend) Classify(err error) error {
 	case errors.Is(err, pgconn.ErrReadOnlyConnection):
 		return auth.WithHint(fmt.Errorf("no host is a primary: %w", auth.ErrUnavailable), "is one of them being promoted? All hosts can be named, with commas")
 	case errors.As(err, &connecting): // its text names user and database, and no password
-		return fmt.Errorf("connecting: %w: %w", auth.ErrUnavailable, err)
+		return auth.WithHint(fmt.Errorf("connecting: %w: %w", auth.ErrUnavailable, err), b.connectHint(err))
 	case errors.Is(err, context.Canceled):
 		return err
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("no answer in time: %w: %w", auth.ErrUnavailable, err)
 	}
 	return fmt.Errorf("%w: %w", auth.ErrUnavailable, err) // the connection, or what came over it
+}
+
+// connectHint says what to look at when no connection could be made.
+func (b *Backend) connectHint(err error) string {
+	var name *net.DNSError
+	if errors.As(err, &name) {
+		return "is the host's name right, and does this machine's resolver know it?"
+	}
+	ask := fmt.Sprintf("pg_isready --host %s --port %d", b.config.Host, b.config.Port)
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return "is PostgreSQL running, and does it listen on that address and port (listen_addresses)? Ask it with: " + ask
+	}
+	return "can this machine reach it (firewall, pg_hba.conf, sslmode)? Ask it with: " + ask
 }
 
 // classifyReply sorts what the server itself said (PostgreSQL, appendix A).

@@ -33,7 +33,7 @@ func (b *Backend) copyTo(ctx context.Context, dsn, path string) (err error) {
 		return auth.WithHint(fmt.Errorf("%s exists and is not overwritten: %w", path, auth.ErrConflict), "name another file, or remove it first")
 	}
 	if err != nil {
-		return fmt.Errorf("making the backup: %w", notUsable(err))
+		return fmt.Errorf("making the backup: %w", notUsable(filepath.Dir(path), err))
 	}
 	defer func() {
 		if err != nil {
@@ -86,7 +86,7 @@ func (b *Backend) Stage(ctx context.Context, backup string) (_ *Backend, err err
 		return nil, err
 	}
 	if err := os.MkdirAll(filepath.Dir(b.real()), 0o700); err != nil {
-		return nil, fmt.Errorf("making the directory: %w", notUsable(err))
+		return nil, fmt.Errorf("making the directory: %w", notUsable(filepath.Dir(b.real()), err))
 	}
 	var random [6]byte
 	if _, err := rand.Read(random[:]); err != nil {

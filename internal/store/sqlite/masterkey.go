@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
@@ -25,7 +26,7 @@ func (b *Backend) MasterKey() (auth.Secret, error) {
 			"put it back from the backup, or name the key with master_key; without it no key can be made or recognized")
 	}
 	if err != nil {
-		return auth.Secret{}, fmt.Errorf("reading the master key: %w", errors.Join(auth.ErrInvalid, err))
+		return auth.Secret{}, fmt.Errorf("reading the master key: %w", notUsable(path, err))
 	}
 	key := auth.NewSecret(strings.TrimSpace(string(text)))
 	if _, err := secret.ParseMasterKey(key); err != nil {
@@ -52,10 +53,10 @@ func (b *Backend) CreateMasterKey() (auth.Secret, error) {
 		return b.MasterKey() // another process was quicker
 	}
 	if err != nil {
-		return key, fmt.Errorf("making the master key file: %w", notUsable(err))
+		return key, fmt.Errorf("making the master key file: %w", notUsable(filepath.Dir(path), err))
 	}
 	_, err = f.WriteString(key.Reveal() + "\n")
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(err, f.Sync(), f.Close(), Adopt(path, path)); err != nil {
 		return key, fmt.Errorf("writing the master key file %s: %w", path, err)
 	}
 	return key, nil

@@ -108,13 +108,13 @@ func (b *Backend) ensureFile(create bool) (os.FileInfo, error) {
 				"put the database back, for example with caddy-auth store restore; to begin with a new one, remove "+b.MasterKeyPath())
 		}
 		if err := os.MkdirAll(filepath.Dir(b.path), 0o700); err != nil {
-			return nil, fmt.Errorf("making its directory: %w", notUsable(err))
+			return nil, fmt.Errorf("making its directory: %w", notUsable(filepath.Dir(b.path), err))
 		}
 		f, err := os.OpenFile(b.path, os.O_CREATE|os.O_RDWR, 0o600)
 		if err != nil {
-			return nil, fmt.Errorf("making the file: %w", notUsable(err))
+			return nil, fmt.Errorf("making the file: %w", notUsable(filepath.Dir(b.path), err))
 		}
-		if err := f.Close(); err != nil {
+		if err := errors.Join(f.Close(), Adopt(b.path, b.path)); err != nil {
 			return nil, fmt.Errorf("making the file: %w", err)
 		}
 		info, err = os.Stat(b.path)
@@ -122,14 +122,14 @@ func (b *Backend) ensureFile(create bool) (os.FileInfo, error) {
 			return nil, fmt.Errorf("making the file: %w", err)
 		}
 	} else if err != nil {
-		return nil, notUsable(err)
+		return nil, notUsable(b.path, err)
 	}
 	if info.IsDir() {
 		return nil, auth.Invalidf("%s is a directory, want a file", b.path)
 	}
 	f, err := os.Open(b.path)
 	if err != nil {
-		return nil, notUsable(err)
+		return nil, notUsable(b.path, err)
 	}
 	if err := f.Close(); err != nil {
 		return nil, err
@@ -137,12 +137,30 @@ func (b *Backend) ensureFile(create bool) (os.FileInfo, error) {
 	return info, nil
 }
 
-// notUsable marks an error of the file system that waiting does not mend.
-func notUsable(err error) error {
-	if errors.Is(err, fs.ErrPermission) {
-		return auth.WithHint(errors.Join(auth.ErrInvalid, err), "the directory must be writable for the user the gateway runs as")
+// notUsable marks an error of the file system that waiting does not mend, and says
+// what would.
+func notUsable(path string, err error) error {
+	joined := errors.Join(auth.ErrInvalid, err)
+	if !errors.Is(err, fs.ErrPermission) {
+		return joined
 	}
-	return errors.Join(auth.ErrInvalid, err)
+	for at := path; ; at = filepath.Dir(at) { // what is there, and belongs to somebody else
+		if _, err := os.Stat(at); errors.Is(err, fs.ErrNotExist) && at != filepath.Dir(at) {
+			continue
+		}
+		owner := Owner(at)
+		if owner == "" {
+			return auth.WithHint(joined, at+" must be readable and writable for "+me())
+		}
+		files := at
+		if info, err := os.Stat(at); err == nil && !info.IsDir() {
+			files += "*" // its log and its master key too
+			if dir := filepath.Dir(at); Owner(dir) != "" {
+				files = dir + " " + files
+			}
+		}
+		return auth.WithHint(joined, fmt.Sprintf("%s belongs to %s, and this process runs as %s: run it as %[2]s, or give it away: sudo chown %[3]s: %[4]s", at, owner, me(), files))
+	}
 }
 
 // Check looks for damage through the whole database while others use it.

@@ -1,6 +1,6 @@
 //go:build unix
 
-package caddymodule
+package sqlite
 
 import (
 	"fmt"
@@ -11,9 +11,9 @@ import (
 	"syscall"
 )
 
-// fileOwner returns the name of a file's owner if that is not the user who
+// Owner returns the name of a file's owner if that is not the user who
 // asks, else "".
-func fileOwner(path string) string {
+func Owner(path string) string {
 	info, err := os.Stat(path)
 	if err != nil {
 		return ""
@@ -29,10 +29,10 @@ func fileOwner(path string) string {
 	return "#" + id
 }
 
-// adoptOwner gives a file that root made the owner of the directory in which
+// Adopt gives a file that root made the owner of the directory in which
 // it, or what it will become, stands: else a gateway that is not root could
 // not use it.
-func adoptOwner(file, becomes string) error {
+func Adopt(file, becomes string) error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
@@ -48,4 +48,12 @@ func adoptOwner(file, becomes string) error {
 		return fmt.Errorf("giving %s to its directory's owner: %w", file, err)
 	}
 	return nil
+}
+
+// me is the name of the user who runs this process.
+func me() string {
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return "#" + strconv.Itoa(os.Geteuid())
 }
