@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -306,8 +307,9 @@ func (e *examination) redis(ctx context.Context) {
 	}
 	client := redisx.New(opts)
 	defer client.Close()
-	if err := client.Ping(ctx); err != nil {
-		e.found("redis", err, "gateways verify without it meanwhile; is the address right, is it running, are user and password right?")
+	roundTrip, err := client.RoundTrip(ctx)
+	if err != nil {
+		e.found("redis", slowHint(err), "gateways verify without it meanwhile; is the address right, is it running, are user and password right?")
 		return
 	}
 	name := c.prefix() + "doctor"
@@ -326,6 +328,10 @@ func (e *examination) redis(ctx context.Context) {
 		return
 	}
 	e.ok("redis", "%s takes and gives records, %s a call", opts.Describe(), took.Round(10*time.Microsecond))
+	if timeout := cmp.Or(opts.Timeout, redisx.DefaultTimeout); 2*roundTrip > timeout {
+		e.say(levelWarning, "redis", fmt.Sprintf("an answer takes %s, and timeout is %s: where it takes a little longer, gateways do without it", roundTrip.Round(time.Millisecond/10), timeout),
+			fmt.Sprintf("put timeout %s into the redis block", suggestTimeout(roundTrip)))
+	}
 	if opts.TLS == nil && !opts.Local() {
 		e.say(levelFinding, "redis", "is reached without TLS: its password crosses the network in clear", "use rediss://")
 	}

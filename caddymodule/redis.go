@@ -46,7 +46,8 @@ type RedisConfig struct {
 	Password string `json:"password,omitempty"`
 	// TLS toward the server; implied by rediss://.
 	TLS *RedisTLS `json:"tls,omitempty"`
-	// How long one call may take, connecting included. Default: 50ms.
+	// How long a request may wait for one call. Connections are made beside it, and
+	// may take longer. Default: 50ms.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 	// How long records are kept there. Default: 10m.
 	TTL caddy.Duration `json:"ttl,omitempty"`

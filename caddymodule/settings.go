@@ -130,7 +130,7 @@ func (rt *runtime) redisEvents(s *settings) redisx.Events {
 		Down: func(err error) {
 			if lately(&rt.lastRedis) {
 				rt.redisDown.Store(true)
-				s.log.Warn("redis can't be used; keys are verified without it", name, zap.Error(err))
+				s.log.Warn("redis can't be used; keys are verified without it", name, zap.Error(hinted(slowHint(err))))
 			}
 		},
 		Up: func() {
@@ -144,6 +144,22 @@ func (rt *runtime) redisEvents(s *settings) redisx.Events {
 			}
 		},
 	}
+}
+
+// slowHint says what to set where Redis answers, but later than a call may take.
+func slowHint(err error) error {
+	var slow *redisx.SlowError
+	if !errors.As(err, &slow) {
+		return err
+	}
+	return auth.WithHint(err, fmt.Sprintf("it is far away or busy: put timeout %s into the redis block, which is also how long a request may wait for it; or use one that is nearer", suggestTimeout(slow.RoundTrip)))
+}
+
+// suggestTimeout is a timeout that leaves an answer room: three times what it takes
+// now, in round numbers.
+func suggestTimeout(roundTrip time.Duration) time.Duration {
+	const step = 50 * time.Millisecond
+	return max(step, (3*roundTrip + step - 1).Truncate(step))
 }
 
 // ensurePrefix makes keys with prefix valid in the store, and reports whether

@@ -117,7 +117,7 @@ func (c *Client) sendLocked() {
 
 func (c *Client) runBatch(batch []*read) {
 	defer c.ended()
-	ctx, cancel := context.WithTimeout(context.Background(), c.opts.Timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), c.opts.patience()) // those who wait have their own
 	defer cancel()
 	rdb, err := c.enter()
 	if err != nil {

@@ -29,14 +29,9 @@ const (
 // Publish sends an empty message to a channel. It takes no part in the
 // breakers.
 func (c *Client) Publish(ctx context.Context, channel string) error {
-	rdb, err := c.enter()
-	if err != nil {
-		return err
-	}
-	defer c.leave()
-	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
-	defer cancel()
-	if err := rdb.Publish(ctx, channel, "").Err(); err != nil {
+	if _, err := c.try(ctx, func(ctx context.Context, rdb redis.UniversalClient) ([]byte, error) {
+		return nil, rdb.Publish(ctx, channel, "").Err()
+	}); err != nil {
 		return fmt.Errorf("publishing to %s: %w: %w", c.Describe(), auth.ErrUnavailable, err)
 	}
 	return nil
@@ -133,7 +128,7 @@ func (c *Client) listen(ctx context.Context, channel string, heard func()) error
 }
 
 func (c *Client) subscribe(ctx context.Context, ps *redis.PubSub, channel string) error {
-	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.opts.patience())
 	defer cancel()
 	if err := ps.Subscribe(ctx, channel); err != nil {
 		return fmt.Errorf("subscribing at %s: %w: %w", c.Describe(), auth.ErrUnavailable, err)

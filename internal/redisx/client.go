@@ -56,6 +56,12 @@ type Client struct {
 	watcher sync.WaitGroup
 	batches batches
 
+	watching    atomic.Bool  // the breakers are closed by the watcher
+	probed      atomic.Bool  // the watcher has asked once
+	served      atomic.Int32 // connections that are known to be ready
+	underWay    atomic.Int32
+	lastSuccess atomic.Int64 // when a call had been answered in time, in unix nanoseconds
+
 	reads, writes *gobreaker.CircuitBreaker[[]byte]
 	lastRead      atomic.Pointer[error]
 	lastWrite     atomic.Pointer[error]
@@ -90,7 +96,7 @@ func (c *Client) breaker(name string, counts func(error) bool, changed func(open
 		ReadyToTrip:  func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= 1 },
 		IsSuccessful: func(err error) bool { return !counts(err) },
 		IsExcluded: func(err error) bool {
-			return errors.Is(err, context.Canceled) || errors.Is(err, errClosed) || errors.Is(err, redis.ErrPoolTimeout)
+			return errors.Is(err, context.Canceled) || errors.Is(err, errClosed) || errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, errConnecting)
 		},
 		OnStateChange: func(_ string, _, to gobreaker.State) {
 			// Half-open is neither: only a change of what people see is told.
@@ -135,18 +141,8 @@ func (c *Client) Start() {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	c.stop = cancel
-	c.watcher.Go(func() {
-		tick := time.NewTicker(c.opts.Retry)
-		defer tick.Stop()
-		for {
-			_ = c.Ping(ctx) // the breaker reports it
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-		}
-	})
+	c.watching.Store(true)
+	c.watcher.Go(func() { c.watch(ctx) })
 }
 
 // Close ends the watching and closes the connections when the calls under way
@@ -207,20 +203,21 @@ func (c *Client) leave() {
 func (c *Client) call(ctx context.Context, doing string, b *gobreaker.CircuitBreaker[[]byte], last *atomic.Pointer[error],
 	do func(ctx context.Context, rdb redis.UniversalClient) ([]byte, error),
 ) ([]byte, error) {
-	out, err := b.Execute(func() ([]byte, error) {
-		rdb, err := c.enter()
-		if err != nil {
-			return nil, err
-		}
-		defer c.leave()
-		ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
-		defer cancel()
-		out, err := do(ctx, rdb)
+	one := func() ([]byte, error) {
+		out, err := c.try(ctx, do)
 		if err != nil {
 			last.Store(&err)
 		}
 		return out, err
-	})
+	}
+	var out []byte
+	err := gobreaker.ErrOpenState
+	switch state := b.State(); {
+	case state == gobreaker.StateClosed || !c.watching.Load():
+		out, err = b.Execute(one)
+	case state == gobreaker.StateHalfOpen && b == c.writes: // nobody waits for it
+		go func() { _, _ = b.Execute(one) }()
+	}
 	switch {
 	case err == nil:
 		return out, nil
@@ -272,7 +269,7 @@ func (c *Client) SetIf(ctx context.Context, exists bool, name string, value []by
 	return err == nil && out != nil, err
 }
 
-// Ping asks whether the server answers.
+// Ping asks whether the server answers in time.
 func (c *Client) Ping(ctx context.Context) error {
 	_, err := c.call(ctx, "asking", c.reads, &c.lastRead, func(ctx context.Context, rdb redis.UniversalClient) ([]byte, error) {
 		return nil, rdb.Ping(ctx).Err()

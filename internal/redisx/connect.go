@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -27,13 +28,18 @@ func (o Options) connect() redis.UniversalClient {
 	return redis.NewClient(o.single(o.Addresses[0]))
 }
 
+// patience is how long it may take to make a connection and get a first answer over
+// it: dialling, TLS, HELLO and the call are four round trips and more. Nobody waits
+// so long for it: callers have their deadline.
+func (o Options) patience() time.Duration { return max(2*time.Second, 10*o.Timeout) }
+
 // single returns the library's options for one server. Every retry, queue and
 // default timeout of it that is longer than ours is turned off, here and below.
 func (o Options) single(address string) *redis.Options {
 	return &redis.Options{
 		Network: o.Network, Addr: address, Username: o.Username, Password: o.Password.Reveal(), DB: o.DB, TLSConfig: o.TLS,
 		ContextTimeoutEnabled: true,
-		DialTimeout:           o.Timeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout, PoolTimeout: o.Timeout,
+		DialTimeout:           o.patience(), ReadTimeout: o.patience(), WriteTimeout: o.patience(), PoolTimeout: o.patience(),
 		MaxRetries: -1, DialerRetries: 1,
 		PoolSize: poolSize, MaxConcurrentDials: poolSize, PipelinePoolSize: -1,
 		DisableIdentity:          true,
@@ -46,7 +52,7 @@ func (o Options) failover() *redis.FailoverOptions {
 		MasterName: o.SentinelMaster, SentinelAddrs: o.Addresses, SentinelUsername: o.SentinelUsername, SentinelPassword: o.SentinelPassword.Reveal(),
 		Username: o.Username, Password: o.Password.Reveal(), DB: o.DB, TLSConfig: o.TLS,
 		ContextTimeoutEnabled: true,
-		DialTimeout:           o.Timeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout, PoolTimeout: o.Timeout,
+		DialTimeout:           o.patience(), ReadTimeout: o.patience(), WriteTimeout: o.patience(), PoolTimeout: o.patience(),
 		MaxRetries: -1, DialerRetries: 1,
 		PoolSize: poolSize, MaxConcurrentDials: poolSize, PipelinePoolSize: -1,
 		DisableIdentity: true,
@@ -57,7 +63,7 @@ func (o Options) cluster() *redis.ClusterOptions {
 	return &redis.ClusterOptions{
 		Addrs: o.Addresses, Username: o.Username, Password: o.Password.Reveal(), TLSConfig: o.TLS,
 		ContextTimeoutEnabled: true,
-		DialTimeout:           o.Timeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout, PoolTimeout: o.Timeout,
+		DialTimeout:           o.patience(), ReadTimeout: o.patience(), WriteTimeout: o.patience(), PoolTimeout: o.patience(),
 		MaxRedirects: maxRedirects, MaxRetries: -1, DialerRetries: 1,
 		PoolSize: poolSize, MaxConcurrentDials: poolSize, PipelinePoolSize: -1,
 		DisableIdentity:          true,
@@ -85,7 +91,7 @@ func (o Options) listenAt(ctx context.Context) (address string, err error) {
 
 // master asks one sentinel for the master's address.
 func (o Options) master(ctx context.Context, sentinel string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, o.patience())
 	defer cancel()
 	opts := o.single(sentinel)
 	opts.Username, opts.Password, opts.DB = o.SentinelUsername, o.SentinelPassword.Reveal(), 0

@@ -43,7 +43,7 @@ type Options struct {
 	Password auth.Secret
 	DB       int
 	TLS      *tls.Config   // nil: none
-	Timeout  time.Duration // of a whole call, connecting included; default 50ms
+	Timeout  time.Duration // of a call; connections are made beside it; default 50ms
 	Retry    time.Duration // how long a server that failed is skipped; default 1s
 }
 
