@@ -7,12 +7,18 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/manage"
@@ -33,7 +39,7 @@ headers it received. Ctrl-C ends it.`,
 			quiet(cmd)
 			f := cmd.Flags()
 			f.String("from", "127.0.0.1:8080", "the address to listen on")
-			f.String("to", "", "the upstream, host:port (default: a built-in echo)")
+			f.StringSlice("to", nil, "the upstream, as caddy reverse-proxy takes it: host:port, :port, https://host, unix//path; may be repeated (default: a built-in echo)")
 			f.String("data", dataDir, "the directory of the store")
 			f.StringArray("scope", nil, "a scope of the first key; may be repeated")
 			f.String("env", auth.EnvironmentLive, "the environment of the first key, and the one that is accepted")
@@ -48,7 +54,7 @@ func gateway(ctx context.Context, s *session) error {
 		return err
 	}
 	from, _ := s.cmd.Flags().GetString("from")
-	to, _ := s.cmd.Flags().GetString("to")
+	to, _ := s.cmd.Flags().GetStringSlice("to")
 	data, _ := s.cmd.Flags().GetString("data")
 	env, _ := s.cmd.Flags().GetString("env")
 	scopes, _ := s.cmd.Flags().GetStringArray("scope")
@@ -58,14 +64,19 @@ func gateway(ctx context.Context, s *session) error {
 	if err := auth.CheckNewScopes(scopes); err != nil {
 		return err
 	}
-	shown := to
-	if to == "" {
+	shown := strings.Join(to, ", ")
+	if len(to) == 0 {
 		addr, err := startEcho()
 		if err != nil {
 			return err
 		}
-		to, shown = addr, "a built-in echo"
-	} else if err := checkAddress("--to", to); err != nil {
+		to, shown = []string{addr}, "a built-in echo"
+	}
+	proxy, err := proxyTo(to)
+	if err != nil {
+		return err
+	}
+	if err := checkFree(from); err != nil {
 		return err
 	}
 	backend := sqlite.New(filepath.Join(data, dataFile))
@@ -73,7 +84,7 @@ func gateway(ctx context.Context, s *session) error {
 		return err
 	}
 	caddy.TrapSignals()
-	if err := caddy.Run(gatewayConfig(from, to, backend.Path(), env)); err != nil {
+	if err := caddy.Run(gatewayConfig(from, proxy, backend.Path(), env)); err != nil {
 		return err
 	}
 	if err := s.announce(ctx, backend, from, shown, manage.KeySpec{Owner: "first-key", Environment: env, Scopes: scopes}); err != nil {
@@ -87,6 +98,57 @@ func checkAddress(flag, addr string) error {
 		return usagef("%s %q: want host:port", flag, addr)
 	}
 	return nil
+}
+
+// proxyTo is the handler that proxies to upstreams, which are written as in a
+// Caddyfile.
+func proxyTo(upstreams []string) (json.RawMessage, error) {
+	var words []string
+	for _, u := range upstreams {
+		if strings.ContainsAny(u, "\r\n") || u == "" {
+			return nil, usagef("--to %q: want one upstream, such as 127.0.0.1:9000 or https://api.example.com", u)
+		}
+		words = append(words, strconv.Quote(u))
+	}
+	text := fmt.Sprintf(":1 {\n\treverse_proxy %s\n}\n", strings.Join(words, " "))
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), nil)
+	if err != nil {
+		cause, _, _ := strings.Cut(err.Error(), ", at ")
+		return nil, usagef("--to %s: %s", strings.Join(upstreams, " "), cause)
+	}
+	for _, h := range handlersNamed(adapted, "reverse_proxy") {
+		for _, u := range asList(h["upstreams"]) {
+			fields, _ := u.(map[string]any)
+			dial, _ := fields["dial"].(string)
+			if _, port, err := net.SplitHostPort(dial); !strings.HasPrefix(dial, "unix") && (err != nil || !digits(port)) {
+				return nil, usagef("--to %s: want host:port, :port, https://host or unix//path", strings.Join(upstreams, " "))
+			}
+		}
+		out, err := json.Marshal(h)
+		if err != nil {
+			return nil, fmt.Errorf("reading the upstream: %w", err)
+		}
+		return out, nil
+	}
+	return nil, usagef("--to %s: no upstream", strings.Join(upstreams, " "))
+}
+
+func digits(s string) bool {
+	_, err := strconv.ParseUint(s, 10, 16)
+	return err == nil
+}
+
+// checkFree refuses an address that another process listens on: Caddy would share
+// it, and each would get some of the requests.
+func checkFree(addr string) error {
+	l, err := net.Listen("tcp", addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return auth.WithHint(fmt.Errorf("--from %s: something listens there already", addr), "end that, or choose another port: --from 127.0.0.1:8081")
+	}
+	if err != nil {
+		return fmt.Errorf("--from %s: %w", addr, err)
+	}
+	return l.Close()
 }
 
 // announce makes the first key, if there is none, and says how to use it.
@@ -128,7 +190,7 @@ func (s *session) announce(ctx context.Context, backend *sqlite.Backend, from, t
 }
 
 // gatewayConfig is the configuration of the gateway command.
-func gatewayConfig(from, to, path, env string) *caddy.Config {
+func gatewayConfig(from string, proxy json.RawMessage, path, env string) *caddy.Config {
 	raw := func(v any) json.RawMessage {
 		b, err := json.Marshal(v)
 		if err != nil {
@@ -147,14 +209,18 @@ func gatewayConfig(from, to, path, env string) *caddy.Config {
 				"listen":          []string{from},
 				"protocols":       []string{"h1", "h2c"},
 				"automatic_https": m{"disable": true},
-				"routes": []m{{"handle": []m{
-					{"handler": "auth", "environments": []string{env}},
-					{"handler": "reverse_proxy", "upstreams": []m{{"dial": to}}},
+				"routes": []m{{"handle": []any{
+					m{"handler": "auth", "environments": []string{env}},
+					proxy,
 				}}},
 			}}}),
 		},
 	}
-	encoder := m{"format": "auth_redact", "wrap": m{"format": "console"}}
+	console := m{"format": "console"}
+	if os.Getenv("NO_COLOR") != "" || !term.IsTerminal(int(os.Stderr.Fd())) { // https://no-color.org
+		console["level_format"] = "upper"
+	}
+	encoder := m{"format": "auth_redact", "wrap": console}
 	if err := json.Unmarshal(raw(m{"logs": m{
 		"default": m{"level": "WARN", "exclude": []string{"auth"}, "encoder": encoder},
 		"auth":    m{"level": "INFO", "include": []string{"auth"}, "encoder": encoder},

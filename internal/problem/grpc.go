@@ -48,6 +48,9 @@ func writeGRPC(w http.ResponseWriter, kind string, status int, message string) {
 	h.Set("Content-Type", kind)
 	h.Set("Grpc-Status", strconv.Itoa(grpcCode(status)))
 	h.Set("Grpc-Message", grpcMessage(message))
+	if strings.HasPrefix(kind, "application/grpc-web") { // else browsers hide the status from the page
+		h.Add("Access-Control-Expose-Headers", "grpc-status, grpc-message")
+	}
 	w.WriteHeader(http.StatusOK)
 }
 

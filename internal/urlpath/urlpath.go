@@ -221,13 +221,14 @@ func visible(r rune) rune {
 	return r
 }
 
-// Dots reports whether a segment, without the blanks round it, is a dot segment.
+// Dots reports whether a segment is a dot segment for those who drop blanks, round
+// the dots or between them.
 func Dots(seg string) bool {
 	if strings.HasPrefix(seg, "...") {
 		return false
 	}
-	seg = strings.TrimFunc(seg, isBlank)
-	if len(seg) > 2*utf8.UTFMax {
+	const most = 64 // a longer one is a name
+	if seg = strings.TrimFunc(seg, isBlank); len(seg) > most {
 		return false
 	}
 	switch strings.Map(dot, seg) {
@@ -237,8 +238,11 @@ func Dots(seg string) bool {
 	return false
 }
 
-// dot folds what is read as a dot in names of hosts (UTS 46, 4).
+// dot folds what is read as a dot in names of hosts (UTS 46, 4), and drops blanks.
 func dot(r rune) rune {
+	if isBlank(r) {
+		return -1
+	}
 	switch r {
 	case 0x3002, 0xff0e, 0xff61:
 		return '.'
