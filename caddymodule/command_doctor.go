@@ -259,7 +259,7 @@ func (e *examination) notMade(err error) error {
 	if _, isFile := e.t.backend.(*sqlite.Backend); isFile && strings.Contains(auth.Hint(err), "put the database back") {
 		return err
 	}
-	return auth.WithHint(err, "start the gateway once, or make it with: caddy-auth store init "+which)
+	return auth.WithHint(err, "make it with: caddy-auth store init "+which+", or start the gateway")
 }
 
 // soon is how long before the end of a key it is told.
