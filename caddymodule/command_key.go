@@ -89,7 +89,7 @@ func changeFlags(c *cobra.Command) {
 func specFlags(c *cobra.Command) {
 	c.Flags().StringArray("scope", nil, "a scope it has; may be repeated")
 	c.Flags().String("name", "", "what people call it")
-	c.Flags().String("expires", "", "when it ends: a duration such as 90d, a time, or never")
+	c.Flags().String("expires", "", "when it ends: a duration such as 90d, a time such as 2027-01-31 (its first instant, UTC) or 2027-01-31T12:00:00+01:00, or never")
 	c.Flags().StringArray("allow-ip", nil, "an address or network it may be used from; may be repeated")
 	c.Flags().StringArray("meta", nil, "name=value for upstreams; may be repeated")
 }
@@ -154,12 +154,12 @@ func parseExpiry(s string) (int64, error) {
 		}
 		return time.Now().Add(d).UnixMilli(), nil
 	}
-	for _, layout := range []string{time.RFC3339, time.DateOnly} {
+	for _, layout := range []string{time.RFC3339, "2006-01-02 15:04:05", "2006-01-02 15:04", time.DateOnly} {
 		if t, err := time.Parse(layout, s); err == nil {
 			return t.UnixMilli(), nil
 		}
 	}
-	return 0, usagef("--expires %q: want a duration such as 90d, a time such as 2027-01-31T12:00:00Z, or never", s)
+	return 0, usagef("--expires %q: want a duration such as 90d, a time such as 2027-01-31T12:00:00Z (2027-01-31 is its first instant, UTC), or never", s)
 }
 
 func keyCreate(ctx context.Context, s *session) error {

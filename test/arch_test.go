@@ -58,6 +58,7 @@ var levels = map[string]int{
 	"test/e2e":                 6,
 	"test/adapt":               6,
 	"test/script":              6,
+	"test/docs":                6,
 	"test/machine":             6,
 	"test/fleet":               6,
 	"test":                     6,

@@ -40,6 +40,13 @@ func (f form) get(name string) string {
 	return f[name][0]
 }
 
+// getSecret is get for a value that is often read from a file. The line end that
+// files end with is no part of it, and no credential has one.
+func (f form) getSecret(name string) string {
+	value := strings.TrimSuffix(f.get(name), "\n")
+	return strings.TrimSuffix(value, "\r")
+}
+
 // readForm reads a request (RFC 6749, 3.2): POST, one form, no parameter twice,
 // none in the URL.
 func readForm(w http.ResponseWriter, r *http.Request) (form, *Failure) {
