@@ -27,7 +27,7 @@ var assertionTypes = []string{"", "JWT", "client-authentication+jwt"}
 
 // readAssertion finds out whose an assertion is said to be.
 func readAssertion(f form) (presented, *Failure) {
-	text := f.getSecret("client_assertion")
+	text := f.get("client_assertion")
 	switch {
 	case f.get("client_assertion_type") != assertionType:
 		return presented{}, bad(invalidRequest, "client_assertion_type must be "+assertionType)

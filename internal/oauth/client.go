@@ -62,7 +62,7 @@ func readClient(r *http.Request, f form) (presented, *Failure) {
 	case len(headers) == 1:
 		return readBasic(headers[0], f.get("client_id"))
 	case posts:
-		p := presented{way: ClientSecretPost, id: f.get("client_id"), secret: f.getSecret("client_secret")}
+		p := presented{way: ClientSecretPost, id: f.get("client_id"), secret: f.get("client_secret")}
 		if p.id == "" {
 			return p, noClient("no client_id")
 		}

@@ -40,12 +40,9 @@ func (f form) get(name string) string {
 	return f[name][0]
 }
 
-// getSecret is get for a value that is often read from a file. The line end that
-// files end with is no part of it, and no credential has one.
-func (f form) getSecret(name string) string {
-	value := strings.TrimSuffix(f.get(name), "\n")
-	return strings.TrimSuffix(value, "\r")
-}
+// fromFiles are the names whose values people read from files (curl's @file). The
+// line end that a file ends with is no part of the value, and no credential has one.
+var fromFiles = []string{"client_secret", "client_assertion", "subject_token", "token"}
 
 // readForm reads a request (RFC 6749, 3.2): POST, one form, no parameter twice,
 // none in the URL.
@@ -123,6 +120,9 @@ func parseForm(text string) (form, *Failure) {
 		name, value, _ := strings.Cut(pair, "=")
 		name, err1 := url.QueryUnescape(name)
 		value, err2 := url.QueryUnescape(value)
+		if slices.Contains(fromFiles, name) {
+			value = strings.TrimSuffix(strings.TrimSuffix(value, "\n"), "\r")
+		}
 		if err1 != nil || err2 != nil || !plainText(name) || !plainText(value) {
 			return nil, bad(invalidRequest, "the body is no form: a bad escape, a control character, or not UTF-8")
 		}

@@ -23,7 +23,7 @@ func (s *Server) readToken(w http.ResponseWriter, r *http.Request, c Caller) (to
 	if p, failure = s.authenticate(r.Context(), r, f, c); failure != nil {
 		return "", p, failure
 	}
-	if token = f.getSecret("token"); token == "" && p.client != nil {
+	if token = f.get("token"); token == "" && p.client != nil {
 		return "", p, bad(invalidRequest, "token is missing")
 	}
 	return token, p, nil

@@ -167,7 +167,7 @@ func (s *Server) exchange(r *http.Request, f form, c Caller) (grant, *Failure) {
 		return grant{}, failure
 	}
 	now := s.now()
-	v := s.credentials.VerifyKey(r.Context(), f.getSecret("subject_token"), now)
+	v := s.credentials.VerifyKey(r.Context(), f.get("subject_token"), now)
 	key := &v.Identity
 	switch {
 	case v.Outcome == auth.CannotDecide:

@@ -367,7 +367,7 @@ func (s *sandbox) script(t *testing.T, f *fence) string {
 func TestCommands(t *testing.T) {
 	s := newSandbox(t)
 	ran := 0
-	ends := []string{"revoke", "rotate", "key find", "store restore", "store copy"} // keys, then the store
+	ends := []string{"rotate", "key find", "revoke", "store restore", "store copy"} // keys, then the store
 	last := make([][]fence, len(ends)+1)
 	for _, f := range fences(t) {
 		if f.language != "sh" {
@@ -403,13 +403,13 @@ func (s *sandbox) runBlock(t *testing.T, f *fence) int {
 			t.Fatal(err)
 		}
 		prelude = "ID=" + client.ID + " SECRET=" + client.Secret + "\n"
-		script = strings.Replace(script, "# {", "TOKEN=$(curl -sSf -u \"$ID:$SECRET\" -d grant_type=client_credentials "+tokenURL(script)+" | jq -r .access_token) # {", 1)
+		script = strings.Replace(script, "# {", "TOKEN=$(curl -u \"$ID:$SECRET\" -d grant_type=client_credentials "+tokenURL(script)+" | jq -r .access_token) # {", 1)
 		script = strings.ReplaceAll(script, "'Authorization", "\"Authorization")
 		script = strings.ReplaceAll(script, "ca_at_…\"", "$TOKEN\"")
 	case strings.Contains(script, "key find"): // typed on a terminal
 		script = strings.ReplaceAll(script, "caddy-auth key find ", "caddy-auth key find < key.txt ")
 	}
-	script = strings.ReplaceAll(script, "curl ", "curl -sSf ")
+	script = strings.ReplaceAll(script, "curl ", "curl -sS --fail-with-body ")
 	out, err := s.run(prelude + script)
 	if err != nil {
 		t.Errorf("%s: %v\n%s\n%s", f.at(), err, script, out)
