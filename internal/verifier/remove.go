@@ -17,26 +17,39 @@ const shortestKey = len("a_a_") + auth.KeyTailLen
 // cookies that hold one go. keep says that the site forwards its credential: then
 // the headers that it reads stay.
 func (s *Sources) RemoveOurs(h http.Header, prefixes []string, imported *auth.Imported, keep bool) {
+	look := lookout{prefixes, imported, mostClose}
 	for name, values := range h {
-		if !slices.ContainsFunc(values, func(v string) bool { return holdsOurs(name, v, prefixes, imported) }) {
+		if !slices.ContainsFunc(values, func(v string) bool { return look.holdsOurs(name, v) }) {
 			continue
 		}
 		switch {
 		case keep && (name == authorization && s.bearer || slices.Contains(s.keyHeaders, name)):
 		case name == "Cookie":
-			removeCookies(h, values, prefixes, imported)
+			look.removeCookies(h, values)
 		default:
 			delete(h, name)
 		}
 	}
 }
 
+// mostClose is how many bytes of a request's headers are searched in every reading;
+// of the rest only what stands there in clear is found. Clients choose how much there
+// is.
+const mostClose = 2 << 10
+
+// lookout searches a request's headers.
+type lookout struct {
+	prefixes []string
+	imported *auth.Imported
+	close    int // bytes that may still be searched closely
+}
+
 // removeCookies removes the cookies that hold a key or token of ours.
-func removeCookies(h http.Header, lines []string, prefixes []string, imported *auth.Imported) {
+func (l *lookout) removeCookies(h http.Header, lines []string) {
 	var kept []string
 	for _, line := range lines {
 		for pair := range strings.SplitSeq(line, ";") {
-			if !holdsOurs("Cookie", pair, prefixes, imported) {
+			if !l.holdsOurs("Cookie", pair) {
 				kept = append(kept, strings.TrimSpace(pair))
 			}
 		}
@@ -51,17 +64,37 @@ func removeCookies(h http.Header, lines []string, prefixes []string, imported *a
 // holdsOurs reports whether a header's value holds a credential of this gateway. It
 // costs next to nothing where none of the prefixes stands before something that may
 // be an underscore.
-func holdsOurs(name, value string, prefixes []string, imported *auth.Imported) bool {
-	if name == authorization {
-		return hidesKey(value, prefixes) || imported.Len() > 0 && redact.ScanImported(value, imported).What != redact.Nothing
-	}
-	if imported.Len() > 0 && redact.ScanImported(value, imported).What != redact.Nothing {
+func (l *lookout) holdsOurs(name, value string) bool {
+	if l.holdsImported(value) {
 		return true
 	}
-	if len(value) < shortestKey {
+	switch {
+	case name == authorization && len(value) <= mostClose:
+		return hidesKey(value, l.prefixes)
+	case len(value) < shortestKey || !l.mayHold(value):
 		return false
+	case len(value) > l.close:
+		return redact.HasPlainKey(value, l.prefixes)
 	}
-	for _, p := range prefixes {
+	l.close -= len(value)
+	return redact.HasKey(value, l.prefixes)
+}
+
+func (l *lookout) holdsImported(value string) bool {
+	switch {
+	case l.imported.Len() == 0:
+		return false
+	case len(value) <= mostClose && strings.IndexByte(value, '%') >= 0:
+		return redact.ScanImported(value, l.imported).What != redact.Nothing
+	}
+	found, _ := l.imported.FindAll(value)
+	return len(found) > 0
+}
+
+// mayHold reports whether a prefix of our keys stands before what may be read as an
+// underscore.
+func (l *lookout) mayHold(value string) bool {
+	for _, p := range l.prefixes {
 		for rest := value; ; {
 			i := strings.Index(rest, p)
 			if i < 0 || i+len(p) == len(rest) {
@@ -69,7 +102,7 @@ func holdsOurs(name, value string, prefixes []string, imported *auth.Imported) b
 			}
 			rest = rest[i+len(p):]
 			if strings.IndexByte("_%=&-\\", rest[0]) >= 0 {
-				return redact.HasKey(value, prefixes)
+				return true
 			}
 		}
 	}

@@ -59,6 +59,16 @@ func TestRemoveOurs(t *testing.T) {
 			t.Errorf("%s: %.20s…: %q, want %q", c.name, c.value, got, c.want)
 		}
 	}
+	// Clients choose how much there is to search: a long value is searched in clear.
+	for _, c := range []struct {
+		value string
+		stays bool
+	}{{strings.Repeat("ca_", 5000) + key, false}, {strings.Repeat("ca_", 5000), true}, {strings.Repeat("=5F", 5000), true}} {
+		h := http.Header{"X-Long": {c.value}}
+		if s.RemoveOurs(h, []string{"ca"}, imported, false); (h["X-Long"] != nil) != c.stays {
+			t.Errorf("%.20s… of %d bytes stays: %v", c.value, len(c.value), !c.stays)
+		}
+	}
 	h := http.Header{"X-Api-Key": {key}, "X-Other": {key}, "Cookie": {"a=1", "k=" + key}}
 	s.RemoveOurs(h, []string{"ca"}, imported, true)
 	if fmt.Sprint(h) != fmt.Sprint(http.Header{"X-Api-Key": {key}, "Cookie": {"a=1"}}) {
