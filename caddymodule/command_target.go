@@ -225,40 +225,22 @@ func targetOfConfig(path, adapter string) (*target, error) {
 // acceptedEnvironments collects what the sites' auth handlers accept; nil if
 // there are none or one accepts any.
 func acceptedEnvironments(httpApp json.RawMessage) []string {
-	var tree any
-	if json.Unmarshal(httpApp, &tree) != nil {
-		return nil
-	}
 	var out []string
 	anything := false
-	var walk func(any)
-	walk = func(n any) {
-		switch n := n.(type) {
-		case []any:
-			for _, x := range n {
-				walk(x)
+	for _, h := range append(handlersNamed(httpApp, "auth"), handlersNamed(httpApp, "auth_login")...) {
+		environments := asList(h["environments"])
+		for _, e := range environments {
+			name, _ := e.(string)
+			if name, _ = expandText(name); name == "" {
+				name = verifier.AnyEnvironment // not known here
 			}
-		case map[string]any:
-			if n["handler"] == "auth" || n["handler"] == "auth_login" {
-				envs, _ := n["environments"].([]any)
-				for _, e := range envs {
-					name, _ := e.(string)
-					if name, _ = expandText(name); name == "" {
-						name = verifier.AnyEnvironment // not known here
-					}
-					anything = anything || name == verifier.AnyEnvironment
-					out = append(out, name)
-				}
-				if len(envs) == 0 {
-					out = append(out, auth.EnvironmentLive)
-				}
-			}
-			for _, x := range n {
-				walk(x)
-			}
+			anything = anything || name == verifier.AnyEnvironment
+			out = append(out, name)
+		}
+		if len(environments) == 0 {
+			out = append(out, auth.EnvironmentLive)
 		}
 	}
-	walk(tree)
 	if anything {
 		return nil
 	}
