@@ -52,29 +52,72 @@ func (a *App) guardRedirects(ctx caddy.Context) error {
 		if len(srv.TLSConnPolicies) > 0 || !redirectsURLs(srv, a.sites) {
 			continue
 		}
-		if !isCompiled(srv) {
-			srv.Routes = append(caddyhttp.RouteList{{Handlers: []caddyhttp.MiddlewareHandler{g}}}, srv.Routes...)
-		} else if !wrapServer(srv, g) {
+		guarded := true
+		if isCompiled(srv) {
+			guarded = wrapServer(srv, g)
+		} else {
+			for i := range srv.Routes { // in place: Caddy may be in the middle of them
+				guarded = g.guardRoute(&srv.Routes[i]) && guarded
+			}
+		}
+		if !guarded {
 			a.log.Warn("this release of Caddy can't be kept from redirecting URLs that hold credentials to HTTPS", zap.Strings("listen", srv.Listen))
 		}
 	}
 	return nil
 }
 
+// guardRoute puts the guard before the handlers of a route, if it may redirect. Of a
+// route that Caddy has provisioned already, only an unexported field counts.
+func (g *redirectGuard) guardRoute(route *caddyhttp.Route) bool {
+	field := reflect.ValueOf(route).Elem().FieldByName("middleware")
+	if !field.IsValid() || field.Type() != reflect.TypeFor[[]caddyhttp.Middleware]() {
+		return false
+	}
+	if field.Len() == 0 {
+		if routeRedirects(route) {
+			route.Handlers = append([]caddyhttp.MiddlewareHandler{g}, route.Handlers...)
+		}
+		return true
+	}
+	chain := (*[]caddyhttp.Middleware)(field.Addr().UnsafePointer())
+	*chain = append([]caddyhttp.Middleware{func(next caddyhttp.Handler) caddyhttp.Handler {
+		return caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error { return g.ServeHTTP(w, r, next) })
+	}}, *chain...)
+	return true
+}
+
+// routeRedirects reports whether a route that is not provisioned yet may redirect a
+// request to its own URL elsewhere.
+func routeRedirects(route *caddyhttp.Route) bool {
+	for _, h := range route.Handlers { // Caddy's own stand there ready made
+		if s, ok := h.(caddyhttp.StaticResponse); ok && strings.Contains(s.Headers.Get("Location"), requestPlaceholder) {
+			return true
+		}
+	}
+	for _, raw := range route.HandlersRaw {
+		if strings.Contains(string(raw), "Location") && strings.Contains(string(raw), requestPlaceholder) {
+			return true
+		}
+	}
+	return false
+}
+
+// requestPlaceholder begins what a redirect to the same URL is made of.
+const requestPlaceholder = "{http.request."
+
 // redirectsURLs reports whether a server may redirect a request to its own URL
 // elsewhere.
 func redirectsURLs(srv *caddyhttp.Server, config []byte) bool {
-	for _, route := range srv.Routes {
-		for _, h := range route.Handlers { // Caddy's own stand there ready made
-			if s, ok := h.(caddyhttp.StaticResponse); ok && strings.Contains(s.Headers.Get("Location"), "{http.request.") {
-				return true
-			}
+	for i := range srv.Routes {
+		if routeRedirects(&srv.Routes[i]) {
+			return true
 		}
 	}
 	for _, h := range handlersNamed(config, "static_response") {
 		headers, _ := h["headers"].(map[string]any)
 		for _, v := range asList(headers["Location"]) {
-			if text, _ := v.(string); strings.Contains(text, "{http.request.") {
+			if text, _ := v.(string); strings.Contains(text, requestPlaceholder) {
 				return true
 			}
 		}

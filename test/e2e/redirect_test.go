@@ -56,3 +56,32 @@ func TestRedirect_CredentialInURL(t *testing.T) {
 		t.Error("the log has the key")
 	}
 }
+
+// TestRedirect_OnTheSameServer: sites of one server keep their routes, and those that
+// redirect repeat no credential, whether auth stands before or behind them.
+func TestRedirect_OnTheSameServer(t *testing.T) {
+	for _, hosts := range [][3]string{{"a.test", "m.test", "z.test"}, {"z.test", "m.test", "a.test"}} {
+		g := start(t, options{raw: "http://" + hosts[0] + ":{port} {\nredir https://" + hosts[0] + "{uri}\n}\n" +
+			"http://" + hosts[1] + ":{port} {\nauth\nredir /old https://new.test{uri}\nreverse_proxy {upstream}\n}\n" +
+			"http://" + hosts[2] + ":{port} {\nreverse_proxy {upstream}\n}"})
+		key := g.plainKey()
+		ask := func(host, target string, more ...string) answer {
+			return g.raw("GET " + target + " HTTP/1.1\r\nHost: " + host + "\r\n" + strings.Join(append(more, "Connection: close"), "\r\n") + "\r\n\r\n")
+		}
+		if a := ask(hosts[0], "/p?api_key="+key); a.Status != 400 || a.Code != "credential_in_query" || a.Header.Get("Location") != "" {
+			t.Errorf("%v: %d %v", hosts, a.Status, a.Header)
+		}
+		if a := ask(hosts[0], "/p?q=1"); a.Status != 302 || a.Header.Get("Location") != "https://"+hosts[0]+"/p?q=1" {
+			t.Errorf("%v: %d %v", hosts, a.Status, a.Header)
+		}
+		if s := g.ok(ask(hosts[1], "/x", "X-API-Key: "+key)); s.Header.Get("X-Auth-Subject") != "acme" {
+			t.Errorf("%v: %v", hosts, s.Header)
+		}
+		if a := ask(hosts[1], "/x"); a.Status != 401 {
+			t.Errorf("%v: %d", hosts, a.Status)
+		}
+		if s := g.ok(ask(hosts[2], "/x?api_key=theirs")); s.Target != "/x?api_key=theirs" {
+			t.Errorf("%v: %+v", hosts, s)
+		}
+	}
+}
