@@ -79,6 +79,8 @@ type session struct {
 	out  io.Writer
 	err  io.Writer
 	json bool
+
+	waitsOnly bool // it changes nothing, and waits for what others changed
 }
 
 // run makes a cobra RunE of a command: it prints errors and hints in our

@@ -74,7 +74,7 @@ func (s *session) settle(ctx context.Context, o *opened) error {
 	case ack.Nodes == 0:
 		s.note("no live gateway follows this store, so there is nobody to wait for")
 		return nil
-	case !changed:
+	case !changed && !s.waitsOnly:
 		s.note("nothing was changed now; %s what was changed before", plural(ack.Nodes, "the one live gateway knows", "all %d live gateways know"))
 		return nil
 	}
