@@ -76,6 +76,7 @@ func nodes(ctx context.Context, s *session) error {
 		return err
 	}
 	defer o.db.Close()
+	s.waitsOnly = true
 	if err := s.settle(ctx, o); err != nil {
 		return err
 	}
