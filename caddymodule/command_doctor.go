@@ -56,6 +56,7 @@ type examination struct {
 }
 
 func (e *examination) say(level, check, detail, hint string) {
+	detail = singular(detail)
 	if level == levelFinding {
 		e.findings++
 	}
@@ -273,7 +274,7 @@ func (e *examination) expiring(ctx context.Context, db *store.DB) {
 	case err != nil:
 		e.found("keys", err, "")
 	case n > 0:
-		e.say(levelNote, "keys", fmt.Sprintf("%d end within 14 days", n), "see them with: caddy-auth key list --expiring 14d")
+		e.say(levelNote, "keys", fmt.Sprintf("%d keys end within 14 days", n), "see them with: caddy-auth key list --expiring 14d")
 	}
 }
 

@@ -94,7 +94,7 @@ func ownerShow(ctx context.Context, s *session) error {
 	if owner.DisabledAt != 0 {
 		state = fmt.Sprintf("disabled since %s: %s", moment(owner.DisabledAt), orDash(owner.DisabledReason))
 	}
-	fmt.Fprintf(s.out, "%s, %s, %d keys in use\n", owner.Name, state, owner.Keys)
+	fmt.Fprintln(s.out, singular(fmt.Sprintf("%s, %s, %d keys in use", owner.Name, state, owner.Keys)))
 	table := s.keyTable()
 	if err := o.db.Keys(ctx, store.KeyFilter{Owner: owner.Name}, table.add); err != nil {
 		return err

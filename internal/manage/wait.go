@@ -91,7 +91,14 @@ func (e *MissingError) Error() string {
 	for _, m := range e.Missing {
 		parts = append(parts, fmt.Sprintf("%s (%s) refuses by itself from %s on", m.Name, m.ID, time.UnixMilli(m.RefusesBy).UTC().Format(time.RFC3339)))
 	}
-	return fmt.Sprintf("%d of %d gateways have not applied the change: %s", len(e.Missing), e.Of, strings.Join(parts, ", "))
+	who := fmt.Sprintf("%d of %d gateways have", len(e.Missing), e.Of)
+	switch {
+	case e.Of == 1:
+		who = "the one live gateway has"
+	case len(e.Missing) == 1:
+		who = fmt.Sprintf("1 of %d gateways has", e.Of)
+	}
+	return fmt.Sprintf("%s not applied the change: %s", who, strings.Join(parts, ", "))
 }
 
 // ErrUndone says that the store went back in time and the change may be lost.

@@ -77,7 +77,7 @@ func TestOperator_NodesAndWait(t *testing.T) {
 	}
 	began := time.Now()
 	_, errs, code := f.command("key", "revoke", k.Key.ID, "--wait", "--wait-timeout", "500ms")
-	if code != 1 || !strings.Contains(errs, "1 of 2 gateways have not applied the change") || !strings.Contains(errs, "refuses by itself from 20") ||
+	if code != 1 || !strings.Contains(errs, "1 of 2 gateways has not applied the change") || !strings.Contains(errs, "refuses by itself from 20") ||
 		!strings.Contains(errs, "the change is made") || !strings.Contains(errs, "hint: to go on waiting: caddy-auth nodes --wait") {
 		t.Errorf("exit %d: %s", code, errs)
 	}
