@@ -59,7 +59,7 @@ func (e *examination) routes() {
 		if r.Mixed {
 			level = levelFinding
 		}
-		e.say(level, "routes", fmt.Sprintf("%s: anybody gets through to %s: %s", where, describeRoute(r), gap),
+		e.say(level, "routes", fmt.Sprintf("%s: no auth guards %s: %s", where, describeRoute(r), gap),
 			"put auth before it, in the same handle or route; what is open on purpose is named with public, path by path")
 	}
 	if open == 0 && proxies > 0 {

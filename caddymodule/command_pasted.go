@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"slices"
 	"strconv"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/caddy-auth/caddy-auth/internal/auth"
 	"github.com/caddy-auth/caddy-auth/internal/manage"
+	"github.com/caddy-auth/caddy-auth/internal/redact"
 )
 
 // pastedLine is a line that was typed or piped in: a secret, or any text with
@@ -67,13 +67,19 @@ func (l *pastedLine) candidates(imported *auth.Imported) (out []auth.Secret) {
 	line := l.text.Reveal()
 	texts := []string{line}
 	for range mostStages {
-		texts = append(texts, manage.KeyShaped(line)...)
+		for _, shaped := range manage.KeyShaped(line) {
+			texts = append(texts, shaped)
+			// Letters may be glued to it, as in "\nca_live_…" of a line of JSON.
+			for i := 1; i < strings.IndexByte(shaped, '_'); i++ {
+				texts = append(texts, shaped[i:])
+			}
+		}
 		spans, _ := imported.FindAll(line)
 		for _, span := range spans {
 			texts = append(texts, line[span.Start:span.End])
 		}
-		next, err := url.PathUnescape(line)
-		if err != nil || next == line {
+		next := redact.DecodeOnce(line)
+		if next == line {
 			break
 		}
 		line = next

@@ -40,6 +40,7 @@ func (RedactEncoder) CaddyModule() caddy.ModuleInfo {
 // Provision loads the encoder inside.
 func (e *RedactEncoder) Provision(ctx caddy.Context) error {
 	e.ctx = ctx
+	keepSites(ctx)
 	if e.WrappedRaw == nil {
 		e.isDefault = true
 		return e.use(&logging.JSONEncoder{})

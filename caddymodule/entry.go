@@ -111,6 +111,7 @@ func (h *Handler) guardErrors(srv *caddyhttp.Server) {
 		}
 	}
 	if isCompiled(srv) {
+		h.unguarded = true
 		if len(routes) > 0 {
 			h.log.Warn("auth stands in a named route or an error route only: what fails before it reaches the error routes with the identity headers that its client sent; use auth in a route of the site too, or don't proxy in handle_errors")
 		}

@@ -113,6 +113,7 @@ type Handler struct {
 
 	answersOnly bool // it verifies nothing
 	accessLogs  bool // its server writes access logs
+	unguarded   bool // nothing of ours stands before the error routes
 	provides    bool // it is a provider of Caddy's authentication, which answers
 
 	login        *signIn // nil: nobody can sign in here
@@ -206,7 +207,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 func (h *Handler) checkServer(srv *caddyhttp.Server) error {
 	var errs []error
 	for _, name := range h.sources.KeyHeaders() {
-		if h.policy.Claims(name) {
+		if h.policy.Claims(name) && !h.answersOnly { // it reads no key
+
 			errs = append(errs, fmt.Errorf("header %[1]s carries credentials, and its name is also one of the identity headers (%[2]s*): "+
 				"give the latter another prefix, as in identity_headers { prefix X-Gateway- }, which upstreams then read; or use another header for keys", name, h.policy.Prefix()))
 		}
@@ -217,8 +219,10 @@ func (h *Handler) checkServer(srv *caddyhttp.Server) error {
 	if srv == nil {
 		return errors.Join(errs...)
 	}
-	for _, name := range h.sources.KeyHeaders() {
-		errs = append(errs, checkArrives(srv, name))
+	if !h.answersOnly {
+		for _, name := range h.sources.KeyHeaders() {
+			errs = append(errs, checkArrives(srv, name))
+		}
 	}
 	if srv.Logs != nil && srv.Logs.ShouldLogCredentials && h.app.UnsafeLogs == nil {
 		errs = append(errs, errors.New("log_credentials makes Caddy print Authorization headers and cookies: remove it from the servers options, or put unsafe_logs into the global auth block"))

@@ -42,18 +42,12 @@ func (h *Handler) logRefused(r *http.Request, code, instance, credential string)
 const maxLoggedPath = 512
 
 // loggedPath is the path that a client sent, as it may be logged and kept: masked,
-// and not longer than people read. It is cut at a slash, never inside of what may
-// be a key.
+// then cut to what people read.
 func loggedPath(r *http.Request) string {
 	path, _, _ := strings.Cut(originalTarget(r), "?")
-	cut := len(path) > maxLoggedPath
-	if cut {
-		path = path[:maxLoggedPath]
-		path = path[:strings.LastIndexByte(path, '/')+1]
-	}
 	path = masker.String(path)
-	if cut {
-		path += "…"
+	if len(path) > maxLoggedPath {
+		path = strings.ToValidUTF8(path[:maxLoggedPath], "") + "…"
 	}
 	return path
 }

@@ -294,7 +294,9 @@ func (s *signIn) serveLogout(h *Handler, w http.ResponseWriter, r *http.Request,
 		}
 		return s.show(w, r, pageSignOut, http.StatusOK, "/")
 	}
-	defer body.Leave(w, r).Finish()
+	rest := body.Leave(w, r)
+	defer rest.Finish()
+	rest.Settle()
 	if !s.same.Allows(r) {
 		return h.refuse(w, r, &auth.Refusal{Code: auth.CodeNotAllowed, Reason: "cross_site", Detail: "people are logged out only from pages of the same origin"}, nil)
 	}

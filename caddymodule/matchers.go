@@ -107,7 +107,15 @@ func (m MatchMethod) Match(r *http.Request) bool { ok, _ := m.MatchWithError(r);
 //
 //	auth_scope <scopes...>
 func (m *MatchScope) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	return matcherWords(d, (*[]string)(m))
+	if err := matcherWords(d, (*[]string)(m)); err != nil {
+		return err
+	}
+	for _, s := range *m {
+		if err := auth.CheckNewScope(s); err != nil && !strings.Contains(s, "{") {
+			return d.WrapErr(hinted(wrapIf("auth_scope", err)))
+		}
+	}
+	return nil
 }
 
 // UnmarshalCaddyfile sets up the matcher from Caddyfile tokens. Syntax:

@@ -90,6 +90,9 @@ func checkArrives(srv *caddyhttp.Server, name string) error {
 	if !strings.ContainsAny(name, "_.") {
 		return nil
 	}
+	if strings.Contains(name, "_") && strings.Contains(name, ".") {
+		return fmt.Errorf("header %s: no header for keys can have an underscore and a dot in its name: Caddy drops it", name)
+	}
 	option, list := "expected_underscore_headers", srv.ExpectedUnderscoreHeaders
 	if strings.Contains(name, ".") {
 		option, list = "expected_dot_headers", srv.ExpectedDotHeaders

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
@@ -34,11 +35,19 @@ func httpConfig(ctx caddy.Context) (raw json.RawMessage) {
 func (a *App) checkSites(ctx caddy.Context) error {
 	a.sites = httpConfig(ctx)
 	if a.sites == nil {
+		if kept := keptSites.Load(); kept != nil && kept.config == configOf(ctx) {
+			a.sites = kept.http
+		}
+	}
+	if a.sites == nil {
 		return nil
+	}
+	if err := a.checkExports(); err != nil {
+		return err
 	}
 	all, err := routes.Read(a.sites)
 	if err != nil {
-		a.log.Warn("the sites could not be looked through for routes without auth", zap.Error(err))
+		a.log.Warn("the sites could not be looked through for services without auth", zap.Error(err))
 		return nil
 	}
 	lines := linesOfProxies(adaptedFrom.Load())
@@ -48,10 +57,37 @@ func (a *App) checkSites(ctx caddy.Context) error {
 			if at := lines.of(&all[i]); at != "" {
 				fields = append(fields, zap.String("at", at))
 			}
-			a.log.Warn("anybody gets through to this service", fields...)
+			a.log.Warn("no auth guards this service", fields...)
 		}
 	}
-	return a.checkExports()
+	return nil
+}
+
+// sitesOf are the sites of one configuration.
+type sitesOf struct {
+	config uintptr
+	http   json.RawMessage
+}
+
+// keptSites are those that an encoder of ours saw last: Caddy sets logs up before
+// apps, and it may provision the app http, and forget its configuration, before the
+// app auth.
+var keptSites atomic.Pointer[sitesOf]
+
+// keepSites keeps a configuration's sites for its app auth.
+func keepSites(ctx caddy.Context) {
+	if raw := httpConfig(ctx); raw != nil {
+		keptSites.Store(&sitesOf{configOf(ctx), raw})
+	}
+}
+
+// configOf is the address of a context's configuration; 0: this is another Caddy.
+func configOf(ctx caddy.Context) uintptr {
+	field := reflect.ValueOf(ctx).FieldByName("cfg")
+	if !field.IsValid() || field.Kind() != reflect.Pointer {
+		return 0
+	}
+	return field.Pointer()
 }
 
 // describeRoute names a route as an operator would.
@@ -122,10 +158,10 @@ var placeholderNames = regexp.MustCompile(`\{([^{}]+)\}`)
 // harmlessPlaceholders are those of a request, without "http.", that hold nothing a
 // client could put a credential into.
 var harmlessPlaceholders = []string{
-	"auth.user.", "request.method", "request.scheme", "request.proto", "request.host", "request.hostport", "request.port", "request.uuid",
-	"request.duration", "request.duration_ms", "request.remote", "request.remote.", "request.local", "request.local.", "request.tls.",
-	"vars.client_ip", "vars.trace_id", "vars.span_id", "error.status_code", "error.status_text", "error.id", "error.trace",
-	"reverse_proxy.upstream.", "reverse_proxy.retries", "reverse_proxy.status_code", "response.header.content-type",
+	"auth.user.", "request.scheme", "request.proto", "request.port", "request.uuid", "request.duration", "request.duration_ms",
+	"request.remote", "request.remote.", "request.local", "request.local.", "request.tls.version", "request.tls.cipher_suite", "request.tls.resumed",
+	"request.tls.proto", "vars.client_ip", "vars.trace_id", "vars.span_id", "error.status_code", "error.status_text", "error.id", "error.trace",
+	"reverse_proxy.upstream.", "reverse_proxy.retries", "reverse_proxy.status_code",
 }
 
 // handlersNamed returns the handlers of a kind, wherever they stand in a
@@ -153,4 +189,9 @@ func handlersNamed(config []byte, name string) (out []map[string]any) {
 	}
 	walk(tree)
 	return out
+}
+
+func asList(v any) []any {
+	list, _ := v.([]any)
+	return list
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"reflect"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -25,6 +26,7 @@ func (*spanMask) OnStart(_ context.Context, s sdktrace.ReadWriteSpan) {
 	if masked := masker.String(s.Name()); masked != s.Name() {
 		s.SetName(masked)
 	}
+	maskState(s)
 	for _, a := range s.Attributes() {
 		_, secret := masker.Key(string(a.Key))
 		switch a.Value.Type() {
@@ -38,6 +40,26 @@ func (*spanMask) OnStart(_ context.Context, s sdktrace.ReadWriteSpan) {
 				values[i] = maskValue(secret, values[i])
 			}
 			s.SetAttributes(a.Key.StringSlice(values))
+		}
+	}
+}
+
+// maskState removes what clients send as tracestate (W3C Trace Context), if any of it
+// would be masked: exporters send it as it is. There is no exported way to do that;
+// nobody else has the span yet.
+func maskState(s sdktrace.ReadWriteSpan) {
+	state := s.SpanContext().TraceState().String()
+	if state == "" || masker.String(state) == state {
+		return
+	}
+	span := reflect.ValueOf(s)
+	if span.Kind() != reflect.Pointer || span.Elem().Kind() != reflect.Struct {
+		return
+	}
+	for _, name := range []string{"spanContext", "parent"} {
+		if field := span.Elem().FieldByName(name); field.IsValid() && field.Type() == reflect.TypeFor[trace.SpanContext]() {
+			c := (*trace.SpanContext)(field.Addr().UnsafePointer())
+			*c = c.WithTraceState(trace.TraceState{})
 		}
 	}
 }

@@ -95,6 +95,24 @@ func (b *Rest) Finish() {
 	b.ended(Grace)
 }
 
+// Discard reads the body until it has ended or Grace is over, for an answer that is
+// written where nothing can read on behind it. The request has no body any more.
+func (b *Rest) Discard(r *http.Request) {
+	if b == nil || b.expects {
+		return
+	}
+	b.start()
+	if !b.ended(time.Until(b.until)) {
+		b.stopped.Store(true)
+		_ = b.control.SetReadDeadline(time.Now())
+		b.ended(Grace)
+	}
+	r.Body, r.ContentLength = http.NoBody, 0
+	r.TransferEncoding = nil
+	delete(r.Header, "Content-Length")
+	delete(r.Header, "Transfer-Encoding")
+}
+
 func (b *Rest) ended(within time.Duration) bool {
 	timeout := time.NewTimer(within)
 	defer timeout.Stop()

@@ -42,7 +42,7 @@ func stages(s string, look func(string) (found bool)) bool {
 		if look(s) {
 			return true
 		}
-		next := decodeOnce(s)
+		next := DecodeOnce(s)
 		if next == s {
 			return false
 		}
@@ -51,8 +51,8 @@ func stages(s string, look func(string) (found bool)) bool {
 	return look(string(decode(nil, s)))
 }
 
-// decodeOnce undoes one round of percent-encoding. Malformed escapes stay.
-func decodeOnce(s string) string {
+// DecodeOnce undoes one round of percent-encoding. Malformed escapes stay.
+func DecodeOnce(s string) string {
 	if strings.IndexByte(s, '%') < 0 {
 		return s
 	}

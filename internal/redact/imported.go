@@ -73,7 +73,7 @@ func (m *Masker) maskImported(s string) string {
 		if strings.IndexByte(s, '%') < 0 {
 			continue
 		}
-		if stages(decodeOnce(s), func(s string) bool {
+		if stages(DecodeOnce(s), func(s string) bool {
 			found, complete := known.FindAll(s)
 			return len(found) > 0 || !complete
 		}) {

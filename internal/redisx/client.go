@@ -213,6 +213,7 @@ func (c *Client) call(ctx context.Context, doing string, b *gobreaker.CircuitBre
 	var out []byte
 	err := gobreaker.ErrOpenState
 	switch state := b.State(); {
+	case c.watching.Load() && !c.probed.Load(): // nobody knows yet; nobody waits to know
 	case state == gobreaker.StateClosed || !c.watching.Load():
 		out, err = b.Execute(one)
 	case state == gobreaker.StateHalfOpen && b == c.writes: // nobody waits for it

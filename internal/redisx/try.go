@@ -59,8 +59,7 @@ func (c *Client) try(ctx context.Context, do func(context.Context, redis.Univers
 		return r.out, c.judge(r.err)
 	case <-waiting.Done():
 	}
-	undecided := c.watching.Load() && !c.probed.Load()
-	if err := waiting.Err(); errors.Is(err, context.DeadlineExceeded) && (undecided || time.Since(time.Unix(0, c.lastSuccess.Load())) < alive*c.opts.Retry) {
+	if err := waiting.Err(); errors.Is(err, context.DeadlineExceeded) && time.Since(time.Unix(0, c.lastSuccess.Load())) < alive*c.opts.Retry {
 		return nil, fmt.Errorf("%w: %w", errConnecting, err)
 	}
 	return nil, c.judge(waiting.Err())

@@ -181,11 +181,7 @@ func (w *walk) routes(list []route, p place) (found []Guard) {
 // one answers every request.
 func (w *walk) handlers(list []json.RawMessage, p place) (found []Guard, ends bool) {
 	for i, raw := range list {
-		var h handler
-		if err := json.Unmarshal(raw, &h); err != nil {
-			w.err = fmt.Errorf("reading %s: %w", p.at, err)
-			return found, false
-		}
+		h := readHandler(raw)
 		here := place{fmt.Sprintf("%s/handle/%d", p.at, i), p.hosts, p.conds, append(slices.Clone(p.guards), found...)}
 		switch {
 		case h.Handler == "subroute":
@@ -210,6 +206,24 @@ func (w *walk) handlers(list []json.RawMessage, p place) (found []Guard, ends bo
 		}
 	}
 	return found, false
+}
+
+// understood are the handlers whose fields mean what handler says.
+var understood = []string{"subroute", "invoke", "auth", "auth_login", "authentication", "reverse_proxy"}
+
+// readHandler reads what is known of a handler: of most only the name.
+func readHandler(raw json.RawMessage) (h handler) {
+	var name struct {
+		Handler string `json:"handler"`
+	}
+	if json.Unmarshal(raw, &name) != nil {
+		return h
+	}
+	if slices.Contains(understood, name.Handler) && json.Unmarshal(raw, &h) != nil {
+		h = handler{} // Caddy refuses it
+	}
+	h.Handler = name.Handler
+	return h
 }
 
 // answers are the handlers that answer requests themselves.

@@ -19,13 +19,15 @@ const shortestKey = len("a_a_") + auth.KeyTailLen
 func (s *Sources) RemoveOurs(h http.Header, prefixes []string, imported *auth.Imported, keep bool) {
 	look := lookout{prefixes, imported, mostClose}
 	for name, values := range h {
-		if !slices.ContainsFunc(values, func(v string) bool { return look.holdsOurs(name, v) }) {
+		if name == "Cookie" {
+			look.removeCookies(h, values)
+			continue
+		}
+		if !slices.ContainsFunc(values, look.holdsOurs) {
 			continue
 		}
 		switch {
 		case keep && (name == authorization && s.bearer || slices.Contains(s.keyHeaders, name)):
-		case name == "Cookie":
-			look.removeCookies(h, values)
 		default:
 			delete(h, name)
 		}
@@ -47,37 +49,50 @@ type lookout struct {
 // removeCookies removes the cookies that hold a key or token of ours.
 func (l *lookout) removeCookies(h http.Header, lines []string) {
 	var kept []string
+	found := false
 	for _, line := range lines {
 		for pair := range strings.SplitSeq(line, ";") {
-			if !l.holdsOurs("Cookie", pair) {
+			if l.holdsOurs(pair) {
+				found = true
+			} else {
 				kept = append(kept, strings.TrimSpace(pair))
 			}
 		}
 	}
-	if len(kept) == 0 {
-		delete(h, "Cookie")
+	switch {
+	case !found:
 		return
+	case len(kept) == 0:
+		delete(h, "Cookie")
+	default:
+		h["Cookie"] = []string{strings.Join(kept, "; ")}
 	}
-	h["Cookie"] = []string{strings.Join(kept, "; ")}
 }
 
 // holdsOurs reports whether a header's value holds a credential of this gateway. It
 // costs next to nothing where none of the prefixes stands before something that may
 // be an underscore.
-func (l *lookout) holdsOurs(name, value string) bool {
+func (l *lookout) holdsOurs(value string) bool {
 	if l.holdsImported(value) {
 		return true
 	}
 	switch {
-	case name == authorization && len(value) <= mostClose:
+	case len(value) < shortestKey:
+		return false
+	case isBasic(value) && len(value) <= mostClose: // also in X-Forwarded-Authorization and the like
 		return hidesKey(value, l.prefixes)
-	case len(value) < shortestKey || !l.mayHold(value):
+	case !l.mayHold(value) && (strings.IndexByte(value, '%') < 0 || len(value) > l.close):
 		return false
 	case len(value) > l.close:
 		return redact.HasPlainKey(value, l.prefixes)
 	}
 	l.close -= len(value)
 	return redact.HasKey(value, l.prefixes)
+}
+
+func isBasic(value string) bool {
+	const scheme = "basic "
+	return len(value) > len(scheme) && strings.EqualFold(value[:len(scheme)], scheme)
 }
 
 func (l *lookout) holdsImported(value string) bool {

@@ -46,6 +46,8 @@ func TestRemoveOurs(t *testing.T) {
 		{"X-Whatever", strings.Replace(key, "_", "%5F", 1), ""},
 		{"X-Whatever", "ca_live_" + strings.Repeat("x", 20), "ca_live_" + strings.Repeat("x", 20)},
 		{"X-Whatever", strings.Repeat("application/ca ", 10), strings.Repeat("application/ca ", 10)},
+		{"X-Forwarded-Authorization", basic("me:" + key), ""},
+		{"X-Whatever", "%63" + key[1:], ""},
 		{"Referer", "https://x.example/?k=" + key, ""},
 		{"Sec-Websocket-Protocol", "bearer, " + key, ""},
 		{"Baggage", "k=" + key, ""},

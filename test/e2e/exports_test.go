@@ -58,9 +58,11 @@ func TestCanary_Exports(t *testing.T) {
 		span "{http.request.method} {http.request.uri}"
 		span_attributes {
 			who {http.auth.user.id}
-			verb {http.request.method}
+			verb {http.request.proto}
 		}
 	}
+	vars public yes
+	vars routes many
 	log_append sent {http.request.header.X-Api-Key}
 	log_append <early {http.request.header.X-Api-Key}
 	vars kept {http.request.header.X-Api-Key}
@@ -79,13 +81,14 @@ func TestCanary_Exports(t *testing.T) {
 	g.ok(g.get("/marker-header", "X-API-Key: "+key))
 	for _, target := range []string{"/marker-path/" + key, "/open/marker-open/" + key, "/marker-query?api_key=" + key, "/open/marker-openquery?x=" + key} {
 		g.get(target)
+		g.get("/marker-state", "Traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "Tracestate: v="+key)
 		g.get("/marker-agent", "User-Agent: "+key, "Referer: http://x/?k="+key, "X-Forwarded-For: "+key, "Traceparent: "+key, "Baggage: k="+key)
 	}
 	g.raw("GET /marker-host HTTP/1.1\r\nHost: " + key + "\r\nConnection: close\r\n\r\n")
 	g.raw("GET /marker-cookie HTTP/1.1\r\nHost: " + g.addr + "\r\nCookie: k=" + key + "\r\nConnection: close\r\n\r\n")
 	g.raw("GET /marker-forwarded HTTP/1.1\r\nHost: " + g.addr + "\r\nX-Forwarded-Host: " + key + "\r\nX-Forwarded-Proto: " + key + "\r\nConnection: close\r\n\r\n")
 	eventually(t, "the spans", func() bool {
-		return c.has("/v1/traces", "marker-header", "marker-path", "marker-open", "marker-query", "marker-agent", "marker-openquery", "marker-cookie", "acme", "verb")
+		return c.has("/v1/traces", "marker-header", "marker-path", "marker-open", "marker-query", "marker-agent", "marker-state", "marker-openquery", "marker-cookie", "acme", "verb")
 	})
 	eventually(t, "the metrics", func() bool { return c.has("/v1/metrics", "caddy_http_requests_total", "caddy_auth_requests_total") })
 	secret := key[len(key)-40:]
@@ -109,6 +112,7 @@ func TestExports_Refused(t *testing.T) {
 	for name, c := range map[string]struct{ global, site, want string }{
 		"a header in a span":  {"", "tracing {\nspan_attributes {\nk {http.request.header.X-API-Key}\n}\n}\nauth", "the span attribute k would export {http.request.header.X-API-Key}"},
 		"the URI in a span":   {"", "tracing {\nspan_attributes {\nk \"at {uri}\"\n}\n}\nauth", "the span attribute k would export {http.request.uri}"},
+		"the host in a span":  {"", "tracing {\nspan_attributes {\nk {host}\n}\n}\nauth", "the span attribute k would export {http.request.host}"},
 		"a variable":          {"", "tracing {\nspan_attributes {\nk {vars.x}\n}\n}\nauth", "the span attribute k would export {http.vars.x}"},
 		"every host's metric": {"metrics {\nper_host\nobserve_catchall_hosts\n}", "auth", "observe_catchall_hosts"},
 	} {
@@ -117,6 +121,11 @@ func TestExports_Refused(t *testing.T) {
 		}
 		if err := g.load(options{global: c.global, site: c.site, auth: "unsafe_logs"}); err != nil {
 			t.Errorf("%s, with unsafe_logs: %v", name, err)
+		}
+		for range 4 { // Caddy sets its apps up in random order
+			if err := g.load(options{global: c.global, site: strings.TrimSuffix(c.site, "auth")}); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s, and no auth: %v", name, err)
+			}
 		}
 	}
 }

@@ -101,13 +101,21 @@ http {
 func TestRefusals_Arrive(t *testing.T) {
 	front := freeAddr(t)
 	o := options{}
-	o.raw = `http://{addr} {
+	o.raw = `&(named) {
+	auth {
+		errors handle_errors
+	}
+}
+http://{addr} {
 	route /routes/* {
 		auth {
 			errors handle_errors
 		}
 	}
 	auth_token /token
+	route /named/* {
+		invoke named
+	}
 	auth
 	auth_require /scoped/* scope nobody:has
 	reverse_proxy {upstream}
@@ -123,8 +131,15 @@ http://` + front + ` {
 	nginx := startNginx(t, direct)
 	const mega = 1 << 20
 	var asked, failed int
+	// A busy machine may miss a few: what is broken misses all of a kind.
 	want := func(name, out string, times int, status int) {
 		t.Helper()
+		before := failed
+		defer func() {
+			if failed-before == times {
+				t.Errorf("%s: none arrived", name)
+			}
+		}()
 		lines := strings.Split(strings.TrimSpace(out), "\n")
 		if len(lines) != times {
 			t.Errorf("%s: %d answers, want %d: %s", name, len(lines), times, out)
@@ -139,6 +154,7 @@ http://` + front + ` {
 	hosts := []struct{ name, addr, path string }{
 		{"direct", direct, "/"},
 		{"an error route", direct, "/routes/"},
+		{"a named route", direct, "/named/"},
 		{"nginx", nginx, "/"},
 		{"nginx that reads bodies first", nginx, "/whole/"},
 		{"Caddy", front, "/"},
@@ -176,7 +192,7 @@ http://` + front + ` {
 			for _, chunked := range []bool{false, true} {
 				n := times
 				if size == 50*mega {
-					n = 2
+					n = 4
 				}
 				args := []string{host.addr, host.path, strconv.Itoa(size), strconv.FormatBool(chunked), strconv.Itoa(n)}
 				name := fmt.Sprintf("%s, %d MB, chunked %v", host.name, size/mega, chunked)
@@ -191,7 +207,7 @@ http://` + front + ` {
 		}
 	}
 	t.Logf("%d of %d failed", failed, asked)
-	if failed*100 > asked {
+	if failed*10 > asked {
 		t.Errorf("%d of %d refusals did not arrive", failed, asked)
 	}
 }
