@@ -246,7 +246,7 @@ func choice(into *string, allowed ...string) func(*caddyfile.Dispenser) error {
 			return d.ArgErr()
 		}
 		if err := oneOf(name, *into, allowed...); err != nil {
-			return d.Errf("%v, want one of %q", err, allowed)
+			return d.Errf("%v, want one of %q, and no placeholder", err, allowed)
 		}
 		return nil
 	}
@@ -260,7 +260,7 @@ func duration(into *caddy.Duration) func(*caddyfile.Dispenser) error {
 		}
 		v, err := caddy.ParseDuration(s)
 		if err != nil {
-			return d.Errf("bad duration %q: %v", s, err)
+			return d.Errf("bad duration %q: %v; want one such as 30s or 5m, and no placeholder", s, err)
 		}
 		if v <= 0 {
 			return d.Errf("bad duration %q: want more than zero", s)

@@ -104,6 +104,9 @@ func (h *Handler) parsePublic(d *caddyfile.Dispenser) error {
 		if len(rule.Paths) > 0 {
 			return d.Errf("public: %q after a path: methods come first, and paths begin with a slash", arg)
 		}
+		if strings.Contains(arg, "{") {
+			return d.Errf("public: %q: placeholders are not allowed here: what is open stands in the configuration", arg)
+		}
 		if strings.ToUpper(arg) != arg {
 			return d.Errf("public: %q is no path, which begins with a slash (/%s), and no method, which has upper-case letters (GET)", arg, strings.TrimPrefix(arg, "/"))
 		}

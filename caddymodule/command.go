@@ -186,7 +186,7 @@ func plural(n int, one, many string) string {
 }
 
 // countedOnce is one of what commands count.
-var countedOnce = regexp.MustCompile(`(^|[^0-9.,]\s|\()1 ((?:live |distinct )?)(outbound|key|gateway|owner|client|session|finding|row|change|secret|outbound|revocation|network|scope|byte|leak|node|token)s\b`)
+var countedOnce = regexp.MustCompile(`(^|[^0-9.,]\s|\()1 ((?:live |distinct |new )?)(outbound|key|gateway|owner|client|session|finding|change|secret|outbound|revocation|network|scope|byte|leak|node|token)s\b`)
 
 // singular mends "1 keys" in a text for people.
 func singular(text string) string {

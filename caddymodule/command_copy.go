@@ -17,6 +17,7 @@ import (
 )
 
 func copyFlags(c *cobra.Command) {
+	behalfFlag(c)
 	c.Flags().String("from", "", "the store to copy: sqlite:PATH or postgres://... (default: the configuration's)")
 	c.Flags().String("to", "", "where to: a file that is not there, or an empty PostgreSQL database")
 	c.Flags().Bool("prepare", false, "only copy, so that the run that ends changes at the source is short; may be repeated")

@@ -66,10 +66,11 @@ func keyImport(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	s.note("%d rows can be imported as %s (a pattern that leaves about %.0f bits open), %d are there already, %d refused",
-		im.rows-im.refused-int64(im.count.Present), im.pattern.Name, im.pattern.Bits(), im.count.Present, im.refused)
+	can := im.rows - im.refused - int64(im.count.Present)
+	s.note("%s can be imported as %s (a pattern that leaves about %.0f bits open), already there: %d, refused: %d",
+		plural(int(can), "1 row", "%d rows"), im.pattern.Name, im.pattern.Bits(), im.count.Present, im.refused)
 	if im.refused > 0 && !im.skip {
-		return auth.WithHint(auth.Invalidf("%d of %d rows are refused; nothing was imported", im.refused, im.rows), "mend them, or import the others with --skip-refused")
+		return auth.WithHint(auth.Invalidf("%d of %d rows %s refused; nothing was imported", im.refused, im.rows, plural(int(im.refused), "is", "are")), "mend them, or import the others with --skip-refused")
 	}
 	if dry {
 		return im.report(true)
@@ -85,7 +86,7 @@ func keyImport(ctx context.Context, s *session) error {
 	if len(im.count.Owners) > 0 {
 		s.note("note: %d new owners: %s", len(im.count.Owners), strings.Join(im.count.Owners[:min(5, len(im.count.Owners))], ", "))
 	}
-	s.note("imported %d keys, %d were there already; if the file holds keys in clear, remove it", im.count.Created, im.count.Present)
+	s.note("imported %d keys, already there: %d; if the file holds keys in clear, remove it", im.count.Created, im.count.Present)
 	if err := im.report(false); err != nil {
 		return err
 	}

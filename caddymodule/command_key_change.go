@@ -186,7 +186,7 @@ func (s *session) revokeOwner(ctx context.Context, o *opened, owner, reason stri
 	if err != nil {
 		return err
 	}
-	if err := s.confirm(fmt.Sprintf("revoke all keys of %s for good (%d are in use)", owner, have.Keys)); err != nil {
+	if err := s.confirm(fmt.Sprintf("revoke all keys of %s for good (in use: %d)", owner, have.Keys)); err != nil {
 		return err
 	}
 	n, err := o.RevokeOwner(ctx, owner, reason)

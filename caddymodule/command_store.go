@@ -166,8 +166,8 @@ func storeCommand() caddycmd.Command {
 		CobraFunc: func(cmd *cobra.Command) {
 			group(cmd)
 			targetFlags(cmd)
-			leaf(cmd, "init", "Makes the store, if there is none", storeInit, nil)
-			leaf(cmd, "migrate", "Brings the store up to date with this release", storeMigrate, nil)
+			leaf(cmd, "init", "Makes the store, if there is none", storeInit, behalfFlag)
+			leaf(cmd, "migrate", "Brings the store up to date with this release", storeMigrate, behalfFlag)
 			leaf(cmd, "copy --to STORE", "Moves everything to another store, a file or PostgreSQL", storeCopy, copyFlags)
 			leaf(cmd, "rotate-secrets", "Makes the store's secrets anew, sealed under the present master key", storeRotateSecrets, func(c *cobra.Command) {
 				c.Flags().BoolP("yes", "y", false, "don't ask")

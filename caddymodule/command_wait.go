@@ -23,6 +23,11 @@ const ringTimeout = 2 * time.Second
 func waitFlags(c *cobra.Command) {
 	c.Flags().Bool("wait", false, "wait until every live gateway has applied the change")
 	c.Flags().String("wait-timeout", "30s", "how long to wait before it is an error")
+	behalfFlag(c)
+}
+
+// behalfFlag is for commands that write to the audit log.
+func behalfFlag(c *cobra.Command) {
 	c.Flags().String("on-behalf-of", "", "for whom, or why: a person, a ticket; the audit log keeps it beside who ran the command")
 }
 
