@@ -83,17 +83,27 @@ func linesOf(tokens caddyfile.Segment, sites []string) (out proxyLines) {
 
 // of is where a route's proxy stands, or "".
 func (l proxyLines) of(r *routes.Answer) string {
-	var here []string
+	var exact, loose []string // whether the site's address has the port
 	for _, p := range l {
-		if p.serves(r) && p.leadsTo(r.Upstreams) {
-			here = append(here, p.at)
+		if !p.leadsTo(r.Upstreams) {
+			continue
+		}
+		switch serves, port := p.serves(r); {
+		case serves && port:
+			exact = append(exact, p.at)
+		case serves:
+			loose = append(loose, p.at)
 		}
 	}
-	return strings.Join(here, ", ")
+	if len(exact) > 0 {
+		return strings.Join(exact, ", ")
+	}
+	return strings.Join(loose, ", ")
 }
 
-// serves reports whether the directive's site is the route's.
-func (p *proxyLine) serves(r *routes.Answer) bool {
+// serves reports whether the directive's site is the route's, and whether the site's
+// address says so with a port.
+func (p *proxyLine) serves(r *routes.Answer) (serves, exact bool) {
 	for _, site := range p.sites {
 		host, port := site, ""
 		if u, err := url.Parse(site); err == nil && u.Host != "" {
@@ -106,12 +116,12 @@ func (p *proxyLine) serves(r *routes.Answer) bool {
 		if len(r.Hosts) > 0 && !slices.Contains(r.Hosts, host) {
 			continue
 		}
-		if len(r.Hosts) == 0 && port != "" && !slices.ContainsFunc(r.Listen, func(l string) bool { return strings.HasSuffix(l, ":"+port) }) {
+		if port != "" && !slices.ContainsFunc(r.Listen, func(l string) bool { return strings.HasSuffix(l, ":"+port) }) {
 			continue
 		}
-		return true
+		return true, port != ""
 	}
-	return false
+	return false, false
 }
 
 // leadsTo reports whether the directive names one of the upstreams, or none that
