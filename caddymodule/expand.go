@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -74,14 +75,22 @@ func expandMap(v reflect.Value, name string) (errs []error) {
 	return errs
 }
 
+// expandable is what is a placeholder in a configuration's texts. Braces that hold
+// anything else, such as JSON in a parameter of a login, stay as they are.
+var expandable = regexp.MustCompile(`\{(?:(?:env|file|system)\.[^{}]+|[A-Za-z_][A-Za-z0-9_.-]*)\}`)
+
 // expandText replaces the placeholders in one text.
 func expandText(text string) (string, error) {
-	if !strings.Contains(text, "{") {
-		return text, nil
-	}
-	out, err := caddy.NewReplacer().ReplaceOrErr(text, true, true)
-	if err != nil {
-		return "", fmt.Errorf("%w: here a placeholder must be known when the configuration is loaded, such as {env.NAME} or {file./path}", err)
+	var failed error
+	out := expandable.ReplaceAllStringFunc(text, func(name string) string {
+		value, err := caddy.NewReplacer().ReplaceOrErr(name, true, true)
+		if err != nil && failed == nil {
+			failed = fmt.Errorf("%w: here a placeholder must be known when the configuration is loaded, such as {env.NAME} or {file./path}", err)
+		}
+		return value
+	})
+	if failed != nil {
+		return "", failed
 	}
 	return out, nil
 }
