@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -238,6 +239,14 @@ func flag(into *bool) func(*caddyfile.Dispenser) error {
 	}
 }
 
+// noPlaceholder is what an error adds where a placeholder can't be the value.
+func noPlaceholder(value string) string {
+	if strings.Contains(value, "{") {
+		return "; placeholders are not replaced here"
+	}
+	return ""
+}
+
 // choice parses one of several words.
 func choice(into *string, allowed ...string) func(*caddyfile.Dispenser) error {
 	return func(d *caddyfile.Dispenser) error {
@@ -246,7 +255,7 @@ func choice(into *string, allowed ...string) func(*caddyfile.Dispenser) error {
 			return d.ArgErr()
 		}
 		if err := oneOf(name, *into, allowed...); err != nil {
-			return d.Errf("%v, want one of %q, and no placeholder", err, allowed)
+			return d.Errf("%v, want one of %q%s", err, allowed, noPlaceholder(*into))
 		}
 		return nil
 	}
@@ -260,7 +269,7 @@ func duration(into *caddy.Duration) func(*caddyfile.Dispenser) error {
 		}
 		v, err := caddy.ParseDuration(s)
 		if err != nil {
-			return d.Errf("bad duration %q: %v; want one such as 30s or 5m, and no placeholder", s, err)
+			return d.Errf("bad duration %q: %v%s", s, err, noPlaceholder(s))
 		}
 		if v <= 0 {
 			return d.Errf("bad duration %q: want more than zero", s)

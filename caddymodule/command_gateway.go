@@ -116,21 +116,22 @@ func proxyTo(upstreams []string) (json.RawMessage, error) {
 		cause, _, _ := strings.Cut(err.Error(), ", at ")
 		return nil, usagef("--to %s: %s", strings.Join(upstreams, " "), cause)
 	}
-	for _, h := range handlersNamed(adapted, "reverse_proxy") {
-		for _, u := range asList(h["upstreams"]) {
-			fields, _ := u.(map[string]any)
-			dial, _ := fields["dial"].(string)
-			if _, port, err := net.SplitHostPort(dial); !strings.HasPrefix(dial, "unix") && (err != nil || !digits(port)) {
-				return nil, usagef("--to %s: want host:port, :port, https://host or unix//path", strings.Join(upstreams, " "))
-			}
-		}
-		out, err := json.Marshal(h)
-		if err != nil {
-			return nil, fmt.Errorf("reading the upstream: %w", err)
-		}
-		return out, nil
+	proxies := handlersNamed(adapted, "reverse_proxy")
+	if len(proxies) != 1 {
+		return nil, usagef("--to %s: no upstream", strings.Join(upstreams, " "))
 	}
-	return nil, usagef("--to %s: no upstream", strings.Join(upstreams, " "))
+	for _, u := range asList(proxies[0]["upstreams"]) {
+		fields, _ := u.(map[string]any)
+		dial, _ := fields["dial"].(string)
+		if _, port, err := net.SplitHostPort(dial); !strings.HasPrefix(dial, "unix") && (err != nil || !digits(port)) {
+			return nil, usagef("--to %s: want host:port, :port, https://host or unix//path", strings.Join(upstreams, " "))
+		}
+	}
+	out, err := json.Marshal(proxies[0])
+	if err != nil {
+		return nil, fmt.Errorf("reading the upstream: %w", err)
+	}
+	return out, nil
 }
 
 func digits(s string) bool {
