@@ -62,32 +62,16 @@ func (g *errorGuard) ServeHTTP(w http.ResponseWriter, r *http.Request, next cadd
 		}
 	}
 	if w.Header().Get("Connection") == "close" { // a handler refused the request, unread
-		if rest := body.Leave(w, r); rest != nil {
-			defer rest.Finish()
-			r.Body = rest
-			w = &settling{&caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, rest}
-		}
+		rest := body.Leave(w, r)
+		rest.Settle()
+		rest.Without(r) // the error routes answer a request that is refused, not its body
+		defer rest.Finish()
 	}
 	if !g.app.signIns.any() {
 		return next.ServeHTTP(w, r)
 	}
 	takeCookies(r)
 	return guarded(next).ServeHTTP(w, r)
-}
-
-// settling lets the rest of a request's body arrive before the error routes
-// answer: see body.Rest.
-type settling struct {
-	*caddyhttp.ResponseWriterWrapper
-	rest *body.Rest
-}
-
-// WriteHeader implements http.ResponseWriter.
-func (s *settling) WriteHeader(status int) {
-	if status >= 200 {
-		s.rest.Settle()
-	}
-	s.ResponseWriterWrapper.WriteHeader(status)
 }
 
 // guardErrors puts an errorGuard before a server's error routes, or makes the one

@@ -66,7 +66,7 @@ func expandMap(v reflect.Value, name string) (errs []error) {
 	for _, key := range v.MapKeys() {
 		item := reflect.New(v.Type().Elem()).Elem()
 		item.Set(v.MapIndex(key))
-		if item.Kind() == reflect.Slice { // not in place: the map may be shared
+		if item.Kind() == reflect.Slice { // a value of a map can't be changed in place
 			item.Set(reflect.AppendSlice(reflect.MakeSlice(item.Type(), 0, item.Len()), item))
 		}
 		errs = append(errs, expandValue(item, strings.TrimSpace(name+" "+key.String()))...)

@@ -26,7 +26,8 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, refusal *auth.R
 	rest := body.Leave(w, r)
 	if h.Errors == "handle_errors" && !problem.IsGRPC(r) {
 		if h.unguarded {
-			rest.Discard(r)
+			rest.Discard()
+			rest.Without(r)
 		}
 		status := h.problems.SetHeaders(w.Header(), refusal)
 		return caddyhttp.Error(status, &refusedError{h, refusal, instance}) // the guard reads the rest

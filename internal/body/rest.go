@@ -3,7 +3,6 @@ package body
 import (
 	"io"
 	"net/http"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -25,14 +24,12 @@ const (
 // by Grace and in size. A nil Rest has nothing to read.
 type Rest struct {
 	control *http.ResponseController
+	body    io.Reader
 	until   time.Time
 	expects bool // the client waits for "100 Continue"
 	done    chan struct{}
 	stopped atomic.Bool
 	read    atomic.Int64 // bytes
-
-	mu   sync.Mutex // held while body is read
-	body io.ReadCloser
 }
 
 // Leave announces to the client that the connection ends with this answer, if the
@@ -86,6 +83,32 @@ func (b *Rest) Finish() {
 	}
 	_ = b.control.Flush() // if the writer can't, the answer is sent later
 	b.start()
+	b.end()
+}
+
+// Discard reads the body until it has ended or Grace is over, for an answer that is
+// written where nothing can read on behind it.
+func (b *Rest) Discard() {
+	if b == nil || b.expects {
+		return
+	}
+	b.start()
+	b.end()
+}
+
+// Without takes its body from a request that others answer, who would read it too.
+func (b *Rest) Without(r *http.Request) {
+	if b == nil {
+		return
+	}
+	r.Body, r.ContentLength, r.TransferEncoding = http.NoBody, 0, nil
+	for _, name := range []string{"Content-Length", "Transfer-Encoding", "Expect"} {
+		delete(r.Header, name)
+	}
+}
+
+// end waits for the body's end, and stops reading when Grace is over.
+func (b *Rest) end() {
 	if b.ended(time.Until(b.until)) {
 		return
 	}
@@ -93,24 +116,6 @@ func (b *Rest) Finish() {
 	b.stopped.Store(true)
 	_ = b.control.SetReadDeadline(time.Now())
 	b.ended(Grace)
-}
-
-// Discard reads the body until it has ended or Grace is over, for an answer that is
-// written where nothing can read on behind it. The request has no body any more.
-func (b *Rest) Discard(r *http.Request) {
-	if b == nil || b.expects {
-		return
-	}
-	b.start()
-	if !b.ended(time.Until(b.until)) {
-		b.stopped.Store(true)
-		_ = b.control.SetReadDeadline(time.Now())
-		b.ended(Grace)
-	}
-	r.Body, r.ContentLength = http.NoBody, 0
-	r.TransferEncoding = nil
-	delete(r.Header, "Content-Length")
-	delete(r.Header, "Transfer-Encoding")
 }
 
 func (b *Rest) ended(within time.Duration) bool {
@@ -135,25 +140,15 @@ func (b *Rest) start() {
 	}()
 }
 
-// Read implements io.Reader, for error routes that pass the body on: they and
-// Settle may read at the same time.
-func (b *Rest) Read(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.body.Read(p)
-}
-
-// Close implements io.Closer.
-func (b *Rest) Close() error { return b.body.Close() }
-
 // discarding counts what is read, and ends when it is to stop.
 type discarding struct{ *Rest }
 
+// Read implements io.Reader.
 func (d discarding) Read(p []byte) (int, error) {
 	if d.stopped.Load() {
 		return 0, io.EOF
 	}
-	n, err := d.Rest.Read(p)
+	n, err := d.body.Read(p)
 	d.read.Add(int64(n))
 	return n, err
 }

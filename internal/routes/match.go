@@ -119,6 +119,13 @@ func text(v any) string {
 	return string(out)
 }
 
+func asAny(texts []string) (out []any) {
+	for _, t := range texts {
+		out = append(out, t)
+	}
+	return out
+}
+
 // strs returns a list of texts, or nil if v is anything else.
 func strs(v any) (out []string) {
 	list, _ := v.([]any)

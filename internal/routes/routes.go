@@ -30,8 +30,9 @@ type Guard struct {
 	Open     bool   // it lets everybody pass: public /*
 	Optional bool   // it lets those pass who show no credential
 
-	conds []cond
-	group string
+	conds    []cond
+	group    string
+	rewrites int // how many rewrites were walked before it
 }
 
 // Proxies reports whether an answer is that of a service behind the gateway.
@@ -84,8 +85,13 @@ type handler struct {
 	Upstreams []struct {
 		Dial string `json:"dial"`
 	} `json:"upstreams"`
-	Rewrite        map[string]any    `json:"rewrite"`
-	HandleResponse []json.RawMessage `json:"handle_response"`
+	Rewrite        map[string]any `json:"rewrite"`
+	HandleResponse []struct {
+		Match struct {
+			StatusCode []int `json:"status_code"`
+		} `json:"match"`
+		Routes []route `json:"routes"`
+	} `json:"handle_response"`
 }
 
 // Read returns what answers requests in the configuration of Caddy's app http, in
@@ -105,7 +111,7 @@ func Read(httpApp []byte) ([]Answer, error) {
 	slices.Sort(names)
 	w := &walk{sites: map[string]bool{}}
 	for _, name := range names {
-		w.server, w.name = app.Servers[name], name
+		w.server, w.name, w.rewrites = app.Servers[name], name, 0
 		w.routes(w.server.Routes, place{at: name + "/routes"})
 	}
 	for i := range w.answers {
@@ -119,12 +125,13 @@ func siteOf(server string, hosts []string) string { return server + " " + string
 
 // walk goes through a server's routes as a request would.
 type walk struct {
-	server  server
-	name    string
-	depth   int
-	answers []Answer
-	sites   map[string]bool // where auth stands
-	err     error
+	server   server
+	name     string
+	depth    int
+	rewrites int // in this server so far
+	answers  []Answer
+	sites    map[string]bool // where auth stands
+	err      error
 }
 
 // place is where a walk stands: what is known of a request that got there.
@@ -147,6 +154,7 @@ func (w *walk) routes(list []route, p place) (found []Guard) {
 	defer func() { w.depth-- }()
 	outer := len(p.guards)
 	guards := slices.Clone(p.guards)
+	before := map[string][]string{} // what the earlier routes of a group are for
 	for i, r := range list {
 		here := place{at: fmt.Sprintf("%s/%d", p.at, i), hosts: p.hosts, conds: p.conds}
 		if c := cond(r.Match); len(c) > 0 && !c.always() {
@@ -167,7 +175,13 @@ func (w *walk) routes(list []route, p place) (found []Guard) {
 		}
 		for _, g := range inside {
 			g.group = r.Group
+			if earlier := before[r.Group]; r.Group != "" && len(earlier) > 0 { // one of them may have run instead
+				g.conds = append(slices.Clone(g.conds), cond{{"none of": asAny(earlier)}})
+			}
 			guards = append(guards, g)
+		}
+		if r.Group != "" && len(r.Match) > 0 {
+			before[r.Group] = append(before[r.Group], words([]cond{r.Match}, true))
 		}
 	}
 	found = slices.Clone(guards[outer:])
@@ -192,14 +206,19 @@ func (w *walk) handlers(list []json.RawMessage, p place) (found []Guard, ends bo
 			found = append(found, w.routes([]route{w.server.Named[h.Name]}, here)...)
 		case guards(&h) != nil:
 			for _, g := range guards(&h) {
-				g.conds = p.conds
+				g.conds, g.rewrites = p.conds, w.rewrites
 				if strings.HasPrefix(g.Handler, "auth") {
 					w.sites[siteOf(w.name, p.hosts)] = true
 				}
 				found = append(found, g)
 			}
+		case h.Handler == "rewrite":
+			w.rewrites++ // conditions looked at another request before
+		case h.Handler == "intercept":
+			w.responses(&h, here)
 		case answers[h.Handler]:
 			w.answer(&h, here)
+			w.responses(&h, here)
 			if ends = h.Handler == "static_response" || h.Handler == "error"; ends {
 				return found, true
 			}
@@ -208,8 +227,17 @@ func (w *walk) handlers(list []json.RawMessage, p place) (found []Guard, ends bo
 	return found, false
 }
 
+// responses walks the routes that answer instead of a response.
+func (w *walk) responses(h *handler, p place) {
+	for i, hr := range h.HandleResponse {
+		here := p
+		here.at = fmt.Sprintf("%s/handle_response/%d/routes", p.at, i)
+		w.routes(hr.Routes, here)
+	}
+}
+
 // understood are the handlers whose fields mean what handler says.
-var understood = []string{"subroute", "invoke", "auth", "auth_login", "authentication", "reverse_proxy"}
+var understood = []string{"subroute", "invoke", "auth", "auth_login", "authentication", "reverse_proxy", "intercept"}
 
 // readHandler reads what is known of a handler: of most only the name.
 func readHandler(raw json.RawMessage) (h handler) {
@@ -243,10 +271,16 @@ func guards(h *handler) (out []Guard) {
 			out = append(out, Guard{Handler: name})
 		}
 		slices.SortFunc(out, func(a, b Guard) int { return strings.Compare(a.Handler, b.Handler) })
-	case h.Handler == "reverse_proxy" && len(h.HandleResponse) > 0 && h.Rewrite["uri"] != nil:
+	case h.Handler == "reverse_proxy" && asksFirst(h):
 		return []Guard{{Handler: "forward_auth"}}
 	}
 	return out
+}
+
+// asksFirst reports whether a proxy is what Caddy makes of forward_auth: it sends a
+// GET elsewhere, and lets the request go on if that is answered with 2xx.
+func asksFirst(h *handler) bool {
+	return h.Rewrite["uri"] != nil && h.Rewrite["method"] == "GET" && len(h.HandleResponse) == 1 && slices.Equal(h.HandleResponse[0].Match.StatusCode, []int{2})
 }
 
 // answer notes an answer, and which of the guards a request to it has seen.
@@ -258,7 +292,7 @@ func (w *walk) answer(h *handler, p place) {
 	for _, g := range p.guards {
 		var missing []cond
 		for _, c := range g.conds {
-			if !slices.ContainsFunc(p.conds, func(have cond) bool { return have.implies(c) }) {
+			if g.rewrites != w.rewrites || !slices.ContainsFunc(p.conds, func(have cond) bool { return have.implies(c) }) {
 				missing = append(missing, c)
 			}
 		}

@@ -37,7 +37,7 @@ func (s *Sources) RemoveOurs(h http.Header, prefixes []string, imported *auth.Im
 // mostClose is how many bytes of a request's headers are searched in every reading;
 // of the rest only what stands there in clear is found. Clients choose how much there
 // is.
-const mostClose = 2 << 10
+const mostClose = 4 << 10
 
 // lookout searches a request's headers.
 type lookout struct {
@@ -79,7 +79,8 @@ func (l *lookout) holdsOurs(value string) bool {
 	switch {
 	case len(value) < shortestKey:
 		return false
-	case isBasic(value) && len(value) <= mostClose: // also in X-Forwarded-Authorization and the like
+	case isBasic(value) && len(value) <= l.close: // also in X-Forwarded-Authorization and the like
+		l.close -= len(value)
 		return hidesKey(value, l.prefixes)
 	case !l.mayHold(value) && (strings.IndexByte(value, '%') < 0 || len(value) > l.close):
 		return false
