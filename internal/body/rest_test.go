@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,12 +14,12 @@ import (
 // slow is a body of which a byte arrives every so often, for ever or so many times.
 type slow struct {
 	every    time.Duration
-	left     int
+	left     *atomic.Int64
 	deadline func() time.Time
 }
 
 func (s *slow) Read(p []byte) (int, error) {
-	if s.left == 0 {
+	if s.left.Load() == 0 {
 		return 0, io.EOF
 	}
 	wait := min(s.every, time.Until(s.deadline()))
@@ -26,9 +27,18 @@ func (s *slow) Read(p []byte) (int, error) {
 	if wait < s.every {
 		return 0, os.ErrDeadlineExceeded
 	}
-	s.left--
+	s.left.Add(-1)
+	if s.left.Load() < 0 && s.every == 0 { // without end: as fast as it is read
+		return len(p), nil
+	}
 	p[0] = 'x'
 	return 1, nil
+}
+
+func bytesLeft(n int64) *atomic.Int64 {
+	left := new(atomic.Int64)
+	left.Store(n)
+	return left
 }
 
 func (s *slow) Close() error { return nil }
@@ -36,13 +46,13 @@ func (s *slow) Close() error { return nil }
 // writer is one whose reads have a deadline, as net/http's.
 type writer struct {
 	*httptest.ResponseRecorder
-	deadline time.Time
+	deadline atomic.Pointer[time.Time]
 	ignores  bool // somebody else moves it, far into the future
 }
 
 func (w *writer) SetReadDeadline(t time.Time) error {
 	if !w.ignores {
-		w.deadline = t
+		w.deadline.Store(&t)
 	}
 	return nil
 }
@@ -51,7 +61,7 @@ func TestRest(t *testing.T) {
 	const forever = -1
 	for name, c := range map[string]struct {
 		every           time.Duration
-		bytes           int
+		bytes           int64
 		ignores         bool
 		settled, finish time.Duration // most it may take, since the beginning
 		whole           bool
@@ -67,8 +77,10 @@ func TestRest(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := &writer{ResponseRecorder: httptest.NewRecorder(), ignores: c.ignores, deadline: time.Now().Add(time.Hour)}
-				b := &slow{c.every, c.bytes, func() time.Time { return w.deadline }}
+				w := &writer{ResponseRecorder: httptest.NewRecorder(), ignores: c.ignores}
+				late := time.Now().Add(time.Hour)
+				w.deadline.Store(&late)
+				b := &slow{c.every, bytesLeft(c.bytes), func() time.Time { return *w.deadline.Load() }}
 				r := httptest.NewRequest(http.MethodPost, "/", b)
 				r.ContentLength = -1
 				began := time.Now()
@@ -85,8 +97,8 @@ func TestRest(t *testing.T) {
 				if took := time.Since(began); took > c.finish {
 					t.Errorf("the connection is held for %s", took)
 				}
-				if (b.left == 0) != c.whole {
-					t.Errorf("%d bytes were not read", b.left)
+				if (b.left.Load() == 0) != c.whole {
+					t.Errorf("%d bytes were not read", b.left.Load())
 				}
 				if !w.Flushed {
 					t.Error("the answer is not sent before")
@@ -107,7 +119,7 @@ func TestRest_None(t *testing.T) {
 		"HTTP/2":    func(r *http.Request) { r.ProtoMajor = 2 },
 	} {
 		w := &writer{ResponseRecorder: httptest.NewRecorder()}
-		r := httptest.NewRequest(http.MethodPost, "/", &slow{time.Hour, 1, nil})
+		r := httptest.NewRequest(http.MethodPost, "/", &slow{time.Hour, bytesLeft(1), nil})
 		change(r)
 		rest := Leave(w, r)
 		rest.Settle()
@@ -121,7 +133,7 @@ func TestRest_None(t *testing.T) {
 // TestRest_Continue: a client that waits to be asked for its body is not.
 func TestRest_Continue(t *testing.T) {
 	w := &writer{ResponseRecorder: httptest.NewRecorder()}
-	r := httptest.NewRequest(http.MethodPost, "/", &slow{0, 1, nil})
+	r := httptest.NewRequest(http.MethodPost, "/", &slow{0, bytesLeft(1), nil})
 	r.Header.Set("Expect", "100-continue")
 	rest := Leave(w, r)
 	if rest.Settle(); rest.read.Load() > 0 {

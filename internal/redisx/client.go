@@ -56,9 +56,10 @@ type Client struct {
 	watcher sync.WaitGroup
 	batches batches
 
-	watching    atomic.Bool  // the breakers are closed by the watcher
-	probed      atomic.Bool  // the watcher has asked once
-	served      atomic.Int32 // connections that are known to be ready
+	watching    atomic.Bool   // the breakers are closed by the watcher
+	probed      chan struct{} // closed when the watcher has asked once
+	started     atomic.Int64  // when it began, in unix nanoseconds
+	served      atomic.Int32  // connections that are known to be ready
 	underWay    atomic.Int32
 	lastSuccess atomic.Int64 // when a call had been answered in time, in unix nanoseconds
 
@@ -69,7 +70,7 @@ type Client struct {
 
 // New returns a client that has opened no connection yet.
 func New(o Options) *Client {
-	c := &Client{opts: o.withDefaults()}
+	c := &Client{opts: o.withDefaults(), probed: make(chan struct{})}
 	c.events.Store(&Events{})
 	c.reads = c.breaker("reads", countsAgainstReads, func(open bool) {
 		switch e := c.events.Load(); {
@@ -141,6 +142,7 @@ func (c *Client) Start() {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	c.stop = cancel
+	c.started.Store(time.Now().UnixNano())
 	c.watching.Store(true)
 	c.watcher.Go(func() { c.watch(ctx) })
 }
@@ -213,7 +215,7 @@ func (c *Client) call(ctx context.Context, doing string, b *gobreaker.CircuitBre
 	var out []byte
 	err := gobreaker.ErrOpenState
 	switch state := b.State(); {
-	case c.watching.Load() && !c.probed.Load(): // nobody knows yet; nobody waits to know
+	case c.watching.Load() && !c.probeEnded(ctx):
 	case state == gobreaker.StateClosed || !c.watching.Load():
 		out, err = b.Execute(one)
 	case state == gobreaker.StateHalfOpen && b == c.writes: // nobody waits for it

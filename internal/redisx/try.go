@@ -65,6 +65,30 @@ func (c *Client) try(ctx context.Context, do func(context.Context, redis.Univers
 	return nil, c.judge(waiting.Err())
 }
 
+// probeEnded reports whether the watcher knows of the server. Until one timeout has
+// passed since the start a call waits to know, so that a gateway that starts uses
+// what others have put there; after that it goes on without.
+func (c *Client) probeEnded(ctx context.Context) bool {
+	select {
+	case <-c.probed:
+		return true
+	default:
+	}
+	left := c.opts.Timeout - time.Since(time.Unix(0, c.started.Load()))
+	if left <= 0 {
+		return false
+	}
+	timer := time.NewTimer(left)
+	defer timer.Stop()
+	select {
+	case <-c.probed:
+		return true
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return false
+}
+
 // ready notes that so many connections can be used at once.
 func (c *Client) ready(n int32) {
 	for have := c.served.Load(); have < n; have = c.served.Load() {
@@ -105,7 +129,7 @@ func (c *Client) run(ctx context.Context, do func(context.Context, redis.Univers
 func (c *Client) watch(ctx context.Context) {
 	tick := time.NewTicker(c.opts.Retry)
 	defer tick.Stop()
-	for {
+	for asked := false; ; {
 		_, err := c.reads.Execute(func() ([]byte, error) {
 			took, err := c.measure(ctx)
 			if err != nil {
@@ -117,7 +141,10 @@ func (c *Client) watch(ctx context.Context) {
 			return nil, err
 		})
 		_ = err // the breaker reports it
-		c.probed.Store(true)
+		if !asked {
+			close(c.probed)
+			asked = true
+		}
 		select {
 		case <-ctx.Done():
 			return
