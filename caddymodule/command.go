@@ -99,7 +99,7 @@ func run(f func(ctx context.Context, s *session) error) func(*cobra.Command, []s
 	}
 }
 
-// userName is what sudo says of who called it.
+// userName matches the names of users that sudo may put into SUDO_USER.
 var userName = regexp.MustCompile(`^[A-Za-z0-9._@-]{1,64}$`)
 
 // onBehalfOf is for whom a command acts: who called sudo, and what the flag says.
@@ -203,11 +203,11 @@ func (s *session) note(format string, args ...any) {
 	fmt.Fprintln(s.err, singular(fmt.Sprintf(format, args...)))
 }
 
-// confirm asks on a terminal before a change whose extent the operator has not
-// spelled out. Without a terminal nobody can be asked, so --yes is needed.
+// confirm asks on a terminal before a change whose extent the operator did not spell
+// out. Without a terminal it wants --yes, since it can't ask.
 func (s *session) confirm(what string) error {
 	if yes, _ := s.cmd.Flags().GetBool("yes"); !yes && !s.onTerminal() {
-		return auth.WithHint(fmt.Errorf("this would %s: nothing was changed, since without a terminal nobody can be asked", what), "say it with --yes")
+		return auth.WithHint(fmt.Errorf("this would %s: nothing was changed, since the command can't ask without a terminal", what), "say it with --yes")
 	}
 	return s.confirmNamed(what)
 }

@@ -60,8 +60,8 @@ func (s *session) readPasted(prompt string) ([]pastedLine, error) {
 	return out, nil
 }
 
-// candidates are the texts in a line that may be secrets: all of it, what is shaped
-// like a key of ours, and what is an imported key, in any stage of decoding.
+// candidates returns the texts in a line that may be secrets: the whole line, texts
+// with the shape of this gateway's keys, and imported keys, in each stage of decoding.
 func (l *pastedLine) candidates(imported *auth.Imported) (out []auth.Secret) {
 	const mostStages = 4
 	line := l.text.Reveal()

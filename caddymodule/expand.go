@@ -61,7 +61,8 @@ func expandValue(v reflect.Value, name string) (errs []error) {
 	return errs
 }
 
-// expandMap replaces the placeholders in a map's values. Keys are names of ours.
+// expandMap replaces the placeholders in a map's values. Its keys hold none: they name
+// issuers, logins, parameters and the like.
 func expandMap(v reflect.Value, name string) (errs []error) {
 	for _, key := range v.MapKeys() {
 		item := reflect.New(v.Type().Elem()).Elem()

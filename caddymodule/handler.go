@@ -113,7 +113,7 @@ type Handler struct {
 
 	answersOnly bool // it verifies nothing
 	accessLogs  bool // its server writes access logs
-	unguarded   bool // nothing of ours stands before the error routes
+	unguarded   bool // no errorGuard could be put before the error routes
 	provides    bool // it is a provider of Caddy's authentication, which answers
 
 	login        *signIn // nil: nobody can sign in here

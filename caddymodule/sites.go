@@ -69,9 +69,9 @@ type sitesOf struct {
 	http   json.RawMessage
 }
 
-// keptSites are those that an encoder of ours saw last: Caddy sets logs up before
-// apps, and it may provision the app http, and forget its configuration, before the
-// app auth.
+// keptSites holds the sites that the encoder auth_redact saw last. Caddy sets up logs
+// before apps. It may provision the app http before the app auth, and forgets the
+// configuration of http then.
 var keptSites atomic.Pointer[sitesOf]
 
 // keepSites keeps a configuration's sites for its app auth.

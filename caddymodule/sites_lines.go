@@ -31,6 +31,20 @@ type proxyLines []proxyLine
 // linesOfProxies reads where a Caddyfile proxies. It returns nil if there is no such
 // file, or if it can't be read: lines are only told where they are known.
 func linesOfProxies(file *string) (out proxyLines) {
+	for _, block := range blocksOf(file) {
+		var sites []string
+		for _, k := range block.Keys {
+			sites = append(sites, k.Text)
+		}
+		for _, segment := range block.Segments {
+			out = append(out, linesOf(segment, sites)...)
+		}
+	}
+	return out
+}
+
+// blocksOf reads the sites of a Caddyfile; none, if it is not there or can't be read.
+func blocksOf(file *string) []caddyfile.ServerBlock {
 	if file == nil || *file == "" {
 		return nil
 	}
@@ -42,16 +56,7 @@ func linesOfProxies(file *string) (out proxyLines) {
 	if err != nil {
 		return nil
 	}
-	for _, block := range blocks {
-		var sites []string
-		for _, k := range block.Keys {
-			sites = append(sites, k.Text)
-		}
-		for _, segment := range block.Segments {
-			out = append(out, linesOf(segment, sites)...)
-		}
-	}
-	return out
+	return blocks
 }
 
 // linesOf finds the directives in a site's tokens, blocks within blocks too.
@@ -146,19 +151,7 @@ func (p *proxyLine) leadsTo(upstreams []string) bool {
 // lineOf says where the Caddyfile that was adapted last has a directive with an
 // argument, as " (Caddyfile:12)", or "".
 func lineOf(directive, argument string) string {
-	file := adaptedFrom.Load()
-	if file == nil || *file == "" {
-		return ""
-	}
-	text, err := os.ReadFile(*file)
-	if err != nil {
-		return ""
-	}
-	blocks, err := caddyfile.Parse(*file, text)
-	if err != nil {
-		return ""
-	}
-	for _, block := range blocks {
+	for _, block := range blocksOf(adaptedFrom.Load()) {
 		for _, segment := range block.Segments {
 			line, found := -1, false // of the directive that was seen last
 			for _, t := range segment {

@@ -17,6 +17,25 @@ func (c cond) always() bool {
 	})
 }
 
+// same reports whether both are the matchers of one route: a request that got into
+// it has matched, whatever changed since.
+func (c cond) same(o cond) bool { return len(c) > 0 && len(o) > 0 && &c[0] == &o[0] }
+
+// unchanged are the matchers that look at what a rewrite leaves as it is.
+var unchanged = []string{"host", "protocol", "remote_ip", "client_ip", "header", "header_regexp", "tls"}
+
+// canBeRewritten reports whether a rewrite can change what c looks at.
+func (c cond) canBeRewritten() bool {
+	for _, set := range c {
+		for name := range set {
+			if !slices.Contains(unchanged, name) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // implies reports whether every request that matches c matches o. A doubt is no.
 func (c cond) implies(o cond) bool {
 	for _, set := range c {

@@ -292,7 +292,8 @@ func (w *walk) answer(h *handler, p place) {
 	for _, g := range p.guards {
 		var missing []cond
 		for _, c := range g.conds {
-			if g.rewrites != w.rewrites || !slices.ContainsFunc(p.conds, func(have cond) bool { return have.implies(c) }) {
+			rewritten := g.rewrites != w.rewrites && c.canBeRewritten()
+			if !slices.ContainsFunc(p.conds, func(have cond) bool { return have.same(c) || !rewritten && have.implies(c) }) {
 				missing = append(missing, c)
 			}
 		}
